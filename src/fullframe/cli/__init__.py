@@ -1,0 +1,1 @@
+"""Argument parsing and rendering: one file per command group, no logic."""

@@ -1,0 +1,1 @@
+"""The main job: one table, every strategy: generate, assemble, run, cost."""

@@ -1,0 +1,1 @@
+"""What code costs: instruction counts, cycle bounds with their sources, and live measurement."""

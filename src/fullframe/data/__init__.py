@@ -1,0 +1,1 @@
+"""Packaged data: system-call tables, contracts, templates."""

@@ -1,0 +1,1 @@
+"""ELF images: sections, segments, symbols, relocations, line tables."""

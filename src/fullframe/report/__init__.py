@@ -1,0 +1,1 @@
+"""Text tables, JSON, SARIF and HTML, made from result objects and from nothing else."""

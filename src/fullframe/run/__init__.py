@@ -1,0 +1,1 @@
+"""Running code: the emulator harness for system-call entry code."""

@@ -1,0 +1,1 @@
+"""Other people's tools: find them, probe them, and run every one through one wrapper."""

@@ -1,0 +1,1 @@
+"""The vDSO: dump, build, and step through it."""
