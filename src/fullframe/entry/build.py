@@ -10,10 +10,10 @@ from fullframe.entry import pieces
 from fullframe.entry.generate import GeneratedCode, generate, write_generated
 from fullframe.entry.listing import Listing
 from fullframe.entry.platform import HARNESS_PLATFORM, PLATFORM_FUNCTIONS
-from fullframe.entry.strategy import Strategy
+from fullframe.entry.strategy import Strategy, Stubs
 from fullframe.entry.tables import FAST_TABLES, SLOW_TABLES
 from fullframe.run.image import Image, load_image
-from fullframe.run.subject import Subject
+from fullframe.run.subject import FrameCheck, InternalFunction, Subject
 from fullframe.table.model import Table
 from fullframe.toolchain.find import Toolchain
 
@@ -115,8 +115,32 @@ def describe(code: GeneratedCode, image_path: Path) -> Subject:
         layout=code.platform.layout,
         calls=tables.calls(code.platform.layout),
         frames_are_full=strategy.saves_all_on_entry,
-        slow_path_symbols=("do_syscall_64",) if strategy.slow_path_in_c else (),
+        internal_functions=_internal_functions(code),
         table_overlays=overlays,
+    )
+
+
+def _internal_functions(code: GeneratedCode) -> tuple[InternalFunction, ...]:
+    """Say when each C function of the generated slow path may be entered, and with what."""
+    layout, full = code.platform.layout, FrameCheck.FULL
+    if code.strategy.slow_path_in_c:
+        return (
+            InternalFunction(
+                "do_syscall_64", False, full, layout.work_entry,
+                for_annotated=code.strategy.stubs is Stubs.SWITCH_PATH,
+            ),
+            InternalFunction(
+                "syscall_return_slowpath", True, full, layout.work_exit,
+                for_iret=True, for_child=True, after=("do_syscall_64",),
+            ),
+        )  # fmt: skip
+    notify = 1 << layout.signal_pending_bit | 1 << layout.notify_resume_bit
+    trace = 1 << layout.syscall_trace_bit
+    return (
+        InternalFunction("syscall_trace_enter_phase1", True, FrameCheck.PARTIAL, layout.work_entry),
+        InternalFunction("syscall_trace_enter_phase2", True, full, trace),
+        InternalFunction("syscall_trace_leave", True, full, layout.work_syscall_exit),
+        InternalFunction("do_notify_resume", True, full, notify),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterator
+from functools import partial
 
 from fullframe.run.emulator import (
     FLAGS_ID,
@@ -30,15 +31,15 @@ from fullframe.run.scenario import Scenario
 from fullframe.run.specification import (
     ARGUMENT_SLOTS,
     MASK_64,
+    FLAGS_SLOT,
     ORIG_AX_SLOT,
     CCall,
-    FrameCheck,
     Specification,
     frame_after_syscall,
     user_state_of_frame,
 )
-from fullframe.run.subject import CallKind, Subject
-from fullframe.x86.flags import FIXED, IF
+from fullframe.run.subject import CallKind, FrameCheck, InternalFunction, Subject
+from fullframe.x86.flags import FIXED, IF, RF, TF
 from fullframe.x86.ptregs import CALLEE_SAVED_SLOTS, FRAME_BYTES, SLOT_BYTES, SLOTS
 from fullframe.x86.registers import AX, CX, DI, DX, R8, R9, R10, R11, SI, SLOT_OF_REGISTER, SP
 from fullframe.x86.trace import TracedInstruction
@@ -53,7 +54,7 @@ from fullframe.x86.transitions import (
 
 _FRAME = struct.Struct(f"<{len(SLOTS)}Q")
 _IRET = struct.Struct("<5Q")
-_PARTIAL = len(CALLEE_SAVED_SLOTS)
+_CALLEE_SAVED = len(CALLEE_SAVED_SLOTS)
 #: Registers in which a C function takes its arguments (System V ABI x86-64, section 3.2.3).
 _C_ARGUMENTS = (DI, SI, DX, CX, R8, R9)
 _C_CLOBBERED = (CX, DX, SI, DI, R8, R9, R10, R11)
@@ -153,14 +154,16 @@ class Harness:
         real = list(_FRAME.unpack(copied))
         for slot, value in scenario.child_edits.items():
             real[slot] = frame[slot] = value
-        self._begin(frame, self._specification.child(scenario, frame), scenario.child_flags)
-        self._where = "child"
+        # A new task's registers hold what the one that made it left there: nothing of the user's.
+        values = self._poisons[(self._index + 1) % _NOISE]
+        self._begin(
+            frame, self._specification.child(scenario, frame, values[AX]), scenario.child_flags
+        )
+        self._in_child = True
         noise = self._clobbers[self._index % _NOISE]
         self._emulator.set_memory(
             _FRAME.pack(*real), self._garbage, noise[0][1], scenario.child_flags
         )
-        # A new task's registers hold what the one that made it left there: nothing of the user's.
-        values = self._poisons[(self._index + 1) % _NOISE]
         self._emulator.write_registers(
             [*zip(REGISTER_IDS, values[:16], strict=True), (REGISTER_IDS[SP], FRAME)]
         )
@@ -172,11 +175,14 @@ class Harness:
     def _begin(self, frame: list[int], calls: Iterator[CCall], thread_flags: int) -> None:
         if not self._clean:
             self._emulator.load()
-        self._frame, self._expected, self._thread_flags = frame, calls, thread_flags
+        self._frame, self._calls, self._thread_flags = frame, calls, thread_flags
+        self._next = next(calls, None)
+        self._entered: set[str] = set()
         self._left_by = ""
         self._user: UserState | None = None
         self._stopped = False
         self._where = "entry"
+        self._in_child = False
 
     def _go(self, symbol: str) -> Outcome:
         """Run from a symbol to user mode, and compare what the user finds."""
@@ -186,7 +192,7 @@ class Harness:
             (ip,) = self._emulator.read_registers((IP_ID,))
             self._differ("user mode", "reached", "yes", f"{reason or 'too long'} at {ip:#x}")
         elif self._left_by:
-            missing = next(self._expected, None)
+            missing = self._next
             if missing is not None:
                 self._differ("user mode", "C calls", f"{missing.symbol} before", "not called")
             elif self._user is not None:
@@ -221,14 +227,15 @@ class Harness:
         emulator.hook_code(address, address + size_bytes, self._at_c_call)
         for at in self._leaving:
             emulator.hook_code(at, at + 1, self._at_exit)
-        for symbol in self.subject.slow_path_symbols:
-            emulator.hook_code(symbols[symbol], symbols[symbol] + 1, self._at_slow_path)
+        for function in self.subject.internal_functions:
+            at = symbols[function.symbol]
+            emulator.hook_code(at, at + 1, partial(self._at_internal, function))
         emulator.hook_callee_saved_reads(self._at_frame_read)
 
     def _at_c_call(self, address: int) -> None:
         """A C function of the kernel is entered: judge, then act."""
         symbol = self._by_address.get(address)
-        call = next(self._expected, None)
+        call = self._next
         if call is None or call.symbol != symbol:
             expected = "user mode" if call is None else call.symbol
             self._differ(self._where, "C call", expected, symbol or f"{address:#x}")
@@ -244,6 +251,8 @@ class Harness:
         self._check_mode(symbol, registers[7], registers[8], interrupts=True)
         if call.passes_frame and registers[0] != FRAME:
             self._differ(symbol, "argument", f"frame at {FRAME:#x}", f"{registers[0]:#x}")
+        if call.argument is not None and registers[0] != call.argument:
+            self._differ_value(symbol, "argument", call.argument, registers[0])
         if call.arguments:
             self._check_arguments(symbol, registers)
         memory = self._emulator.read(FRAME, FRAME_BYTES)
@@ -251,6 +260,8 @@ class Harness:
         if call.is_handler:
             self._at_handler(symbol, memory)
         self._act(call, sp)
+        # What the function does to the frame counts from here on.
+        self._next = next(self._calls, None)
 
     def _at_handler(self, symbol: str, memory: bytes) -> None:
         values = _FRAME.unpack(memory)
@@ -281,14 +292,25 @@ class Harness:
         result = clobbers[1][1] if call.result is None else call.result
         emulator.write_registers([*clobbers, (REGISTER_IDS[AX], result)])
 
-    def _at_slow_path(self, _address: int) -> None:
-        """The C slow path is entered: interrupts must be off, and the frame full."""
+    def _at_internal(self, function: InternalFunction, _address: int) -> None:
+        """A C function of the image is entered: judge whether it may be, and what it is given."""
+        where = function.symbol
         registers = self._emulator.read_registers(_AT_CALL)
-        self._check_mode("slow path", registers[7], registers[8], interrupts=False)
+        self._check_mode(where, registers[7], registers[8], interrupts=function.interrupts)
         if registers[0] != FRAME:
-            self._differ("slow path", "argument", f"frame at {FRAME:#x}", f"{registers[0]:#x}")
-        memory = self._emulator.read(FRAME, FRAME_BYTES)
-        self._check_frame("slow path", FrameCheck.FULL, memory)
+            self._differ(where, "argument", f"frame at {FRAME:#x}", f"{registers[0]:#x}")
+        self._check_frame(where, function.check, self._emulator.read(FRAME, FRAME_BYTES))
+        call = self._specification.resolve(self._frame[ORIG_AX_SLOT])
+        reason = (
+            bool(self._thread_flags & function.work)
+            or (function.for_annotated and call is not None and call.annotated)
+            or (function.for_iret and bool(self._frame[FLAGS_SLOT] & (TF | RF)))
+            or (function.for_child and self._in_child)
+            or not self._entered.isdisjoint(function.after)
+        )
+        self._entered.add(where)
+        if not reason:
+            self._differ(where, "reason to be here", "some work", "none")
 
     def _at_exit(self, address: int) -> None:
         """SYSRET or IRET is about to execute: execute it."""
@@ -316,7 +338,7 @@ class Harness:
         """Code of the image is about to read one of the slots that may be unwritten."""
         offset_bytes = address - FRAME
         poison = self._poison_bytes[self._index % _NOISE][offset_bytes : offset_bytes + size_bytes]
-        if self._emulator.read(address, size_bytes) == poison and self._where != "child":
+        if self._emulator.read(address, size_bytes) == poison and not self._in_child:
             what = f"read of slot {SLOTS[offset_bytes // SLOT_BYTES]}"
             self._differ(self._where, what, "none while it is unwritten", "a read")
 
@@ -342,7 +364,7 @@ class Harness:
     def _check_frame(self, where: str, check: FrameCheck, memory: bytes) -> None:
         if check is FrameCheck.NONE:
             return
-        first = 0 if check is FrameCheck.FULL else _PARTIAL
+        first = 0 if check is FrameCheck.FULL else _CALLEE_SAVED
         expected = _FRAME.pack(*self._frame)
         if memory[first * SLOT_BYTES :] == expected[first * SLOT_BYTES :]:
             return

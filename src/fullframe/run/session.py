@@ -11,6 +11,7 @@ from fullframe.run.harness import Harness
 from fullframe.run.result import Outcome, Path, RunReport
 from fullframe.run.scenario import Scenario
 from fullframe.run.subject import Call, CallKind, Subject
+from fullframe.x86.trace import TracedInstruction
 
 #: What ``fullframe`` runs unless it is told another.
 DEFAULT_SEED = 20150824
@@ -36,6 +37,7 @@ def run_scenarios(
         frame are run a second time with them, and counted too.
     """
     harness = Harness(subject)
+    fast, slow = _slots_written(harness)
     outcomes: list[Outcome] = []
     for index, scenario in enumerate(scenarios):
         outcomes.append(harness.run(index, scenario))
@@ -47,7 +49,6 @@ def run_scenarios(
     left_by = Counter(outcome.left_by for outcome in outcomes if outcome.left_by)
     if subject.table_overlays and not (stop_at_first and harness.difference_count):
         _run_overlaid(harness, subject, scenarios, left_by)
-    fast, slow = _slots_written(subject)
     calls = {(call.number, call.handler) for call in subject.calls}
     return RunReport(
         subject=subject.name,
@@ -90,7 +91,7 @@ def trace_paths(subject: Subject) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def _trace(subject: Subject, scenario: Scenario) -> tuple:  # type: ignore[type-arg]
+def _trace(subject: Subject, scenario: Scenario) -> tuple[TracedInstruction, ...]:
     harness = Harness(subject)
     recorded = harness.record_path()
     harness.run(0, scenario)
@@ -109,11 +110,12 @@ def _ordinary(subject: Subject) -> Call:
     return next((call for call in calls if call.name == "getppid"), calls[0])
 
 
-def _slots_written(subject: Subject) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _slots_written(harness: Harness) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    subject = harness.subject
     ordinary, layout = _ordinary(subject), subject.layout
     found = []
     for thread_flags in (0, 1 << layout.syscall_trace_bit):
-        harness = Harness(subject)
+        harness.slots_written = ()
         harness.run(0, plain_scenario(ordinary.number, layout, thread_flags))
         found.append(harness.slots_written)
     return found[0], found[1]

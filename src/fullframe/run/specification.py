@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 from fullframe.run.scenario import Edits, Scenario
-from fullframe.run.subject import Call, CallKind
+from fullframe.run.subject import Call, CallKind, FrameCheck
 from fullframe.x86.kernel_layout import KernelLayout
 from fullframe.x86.ptregs import INDEX_OF_REGISTER, INDEX_OF_SLOT
 from fullframe.x86.registers import AX
@@ -26,20 +25,10 @@ ENOSYS = -38 & MASK_64
 
 ORIG_AX_SLOT = INDEX_OF_SLOT["orig_ax"]
 AX_SLOT = INDEX_OF_SLOT["ax"]
+FLAGS_SLOT = INDEX_OF_SLOT["flags"]
 #: Slots of the six arguments in the order of the arguments.
 ARGUMENT_SLOTS = tuple(INDEX_OF_SLOT[slot] for slot in ("di", "si", "dx", "r10", "r8", "r9"))
 _NO_EDITS: Edits = {}
-
-
-class FrameCheck(Enum):
-    """How much of the frame must hold what the user is to see."""
-
-    #: None of it: the function is not given the frame.
-    NONE = "none"
-    #: All but the callee-saved registers.
-    PARTIAL = "partial"
-    #: All of it.
-    FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +39,7 @@ class CCall:
         symbol: the function.
         check: what must be in the frame.
         passes_frame: whether the frame's address is the first argument.
+        argument: the first argument, if it is not the frame; None: any.
         arguments: whether the six arguments of the system call are passed.
         edits: what the function writes to the frame.
         result: what it returns; None: nothing in particular (rax is clobbered).
@@ -61,6 +51,7 @@ class CCall:
     symbol: str
     check: FrameCheck
     passes_frame: bool = True
+    argument: int | None = None
     arguments: bool = False
     edits: Edits = field(default_factory=dict)
     result: int | None = None
@@ -155,14 +146,17 @@ class Specification:
             flags |= scenario.raised_flags if made else 0
         yield from self._exit_work(scenario, frame, flags)
 
-    def child(self, scenario: Scenario, frame: list[int]) -> Iterator[CCall]:
+    def child(
+        self, scenario: Scenario, frame: list[int], previous_task: int
+    ) -> Iterator[CCall]:
         """Yield the C calls of a new task, from its first instruction to user mode.
 
         Args:
             scenario: the circumstances.
             frame: its copy of its parent's frame, edited; changed along the way.
+            previous_task: what the switch to the task leaves in rax.
         """
-        yield CCall("schedule_tail", FrameCheck.NONE, passes_frame=False)
+        yield CCall("schedule_tail", FrameCheck.NONE, passes_frame=False, argument=previous_task)
         yield from self._exit_work(scenario, frame, scenario.child_flags)
 
     def resolve(self, number: int) -> Call | None:
