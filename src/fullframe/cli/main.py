@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -95,6 +96,10 @@ def _group_parser(parser: argparse.ArgumentParser, group: str) -> argparse.Argum
 
 def run() -> None:
     """Run the command line of this process and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What the locale's encoding lacks is escaped, never a reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
     except Exception:  # noqa: BLE001 - the one place where our own bugs become exit code 70

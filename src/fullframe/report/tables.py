@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from typing import IO, Any
 
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from fullframe.report.console import console_for, print_grid, printable
 from fullframe.table.diff import Difference
 from fullframe.table.lint import Finding
 from fullframe.table.model import Table, TableEntry
@@ -17,16 +17,6 @@ from fullframe.table.needs import full_frame_need
 
 #: The version of the JSON that the ``table`` commands print.
 SCHEMA = 1
-#: Wide enough for any line: what is piped is never wrapped or cut.
-_PIPE_WIDTH = 1_000_000
-
-
-def console_for(file: IO[str]) -> Console:
-    """Make a console that keeps to the terminal's width, and has none where there is none."""
-    console = Console(file=file, highlight=False, emoji=False, markup=False)
-    if not console.is_terminal:
-        console = Console(file=file, highlight=False, emoji=False, markup=False, width=_PIPE_WIDTH)
-    return console
 
 
 def print_table(table: Table, entries: Sequence[TableEntry], file: IO[str]) -> None:
@@ -59,7 +49,7 @@ def print_table(table: Table, entries: Sequence[TableEntry], file: IO[str]) -> N
             cells.append(" ".join(entry.later_columns))
         cells.append(_frame(entry))
         grid.add_row(*map(_text, cells), style="bold" if entry.needs_full_frame else "")
-    _print_grid(console, grid)
+    print_grid(console, grid)
 
 
 def summary_line(table: Table, entries: Collection[TableEntry]) -> str:
@@ -70,7 +60,7 @@ def summary_line(table: Table, entries: Collection[TableEntry]) -> str:
         if (number := sum(entry.abi == abi for entry in entries))
     ]
     annotated = sum(entry.needs_full_frame for entry in entries)
-    return _printable(
+    return printable(
         f"{table.path}: {_count(len(entries), 'entry', 'entries')}"
         + (f" ({', '.join(counts)})" if counts else "")
         + f", {annotated} annotated as needing the full register frame"
@@ -98,7 +88,7 @@ def print_findings(findings: Sequence[Finding], tables: Sequence[Table], file: I
     """
     console = console_for(file)
     for finding in findings:
-        line = Text(_printable(str(finding)), overflow="fold")
+        line = Text(printable(str(finding)), overflow="fold")
         line.highlight_words(
             [f" {finding.severity}: "], "red" if finding.severity == "error" else "yellow"
         )
@@ -127,7 +117,7 @@ def print_differences(differences: Sequence[Difference], file: IO[str]) -> None:
         for difference in differences:
             cells = (",".join(difference.abis), difference.name, difference.what.replace("_", " "))
             grid.add_row(*map(_text, (*cells, difference.first, difference.second)))
-        _print_grid(console, grid)
+        print_grid(console, grid)
     console.print(Text(_count(len(differences), "difference", "differences")))
 
 
@@ -175,24 +165,8 @@ def _grid(headings: Sequence[str], right: Collection[str] = ()) -> Grid:
     return grid
 
 
-def _print_grid(console: Console, grid: Grid) -> None:
-    """Print a grid; without the blanks behind the last column where it is piped."""
-    if console.is_terminal:
-        console.print(grid)
-        return
-    with console.capture() as capture:
-        console.print(grid)
-    for line in capture.get().splitlines():
-        console.file.write(line.rstrip() + "\n")
-
-
 def _text(cell: str) -> Text:
-    return Text(_printable(cell), overflow="fold")
-
-
-def _printable(text: str) -> str:
-    """Replace what cannot be written as UTF-8, as in a path that is none."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return Text(printable(cell), overflow="fold")
 
 
 def _count(number: int, one: str, many: str) -> str:

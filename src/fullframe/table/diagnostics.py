@@ -21,7 +21,7 @@ DIAGNOSTICS = catalogue(
             "never reaches the user.",
             "A call was added, moved to another ABI, or given an entry point of its own, and the "
             "annotation was forgotten in that line; or the table is of a kernel without a fast "
-            "path (Linux 4.17 and newer need no annotation, every frame is full there).",
+            "path (Linux 4.16 and newer need no annotation, every frame is full there).",
             "Write :regs (or /ptregs) after the entry point.",
         ),
         Diagnostic(

@@ -16,7 +16,7 @@ from fullframe.table.needs import (
 )
 
 Severity = Literal["error", "warning"]
-#: The words that Linux tables have after the entry points (Linux 6.11 and newer).
+#: The words that Linux tables have after the entry points (since 2024).
 KNOWN_LATER_COLUMNS = frozenset({"noreturn", "-"})
 
 

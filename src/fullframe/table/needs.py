@@ -4,7 +4,7 @@ A call *needs the full frame* if its handler reads or writes, in ``struct pt_reg
 the fast path neither writes at entry nor reloads at exit: bx, bp, r12 to r15; or ``flags``,
 ``ip`` and ``sp`` where the fast path leaves with SYSRET, which takes rip from the cx slot's
 value and rflags from the r11 slot's. Sources: the stubs of Linux 4.2's ``entry_64.S`` and
-``entry_32.S`` and the annotations of Linux 4.6 (commits cfcbadb49dab, 302f5b260c32,
+``entry_64_compat.S`` and the annotations of Linux 4.6 (commits cfcbadb49dab, 302f5b260c32,
 eb2a54c3271c), unless an entry below says otherwise.
 
 What matters is the handler, so an entry is recognised by its entry point, in any ABI's spelling
@@ -67,12 +67,12 @@ FULL_FRAME_NEEDS: dict[str, FullFrameNeed] = {
         (FrameUse.FORK, _COPIES, ("fork", "vfork", "clone", "clone3")),
         (FrameUse.EXEC, _REWRITES, ("execve", "execveat")),
         (FrameUse.SIGRETURN, _RESTORES, ("rt_sigreturn", "sigreturn")),
-        # Commit eb2a54c3271c. From Linux 5.5 (c8137ace5638) iopl no longer touches flags; a
-        # table does not say for which kernel it is, and a full frame is never wrong.
+        # Commit eb2a54c3271c. Since c8137ace5638 (2019) iopl no longer touches flags; a table
+        # does not say for which kernel it is, and a full frame is never wrong.
         (FrameUse.FLAGS, _FLAGS, ("iopl",)),
-        # i386 only, arch/x86/kernel/vm86_32.c; stubs of their own until Linux 3.x.
+        # i386 only; arch/x86/kernel/vm86_32.c copies the frame whole, both ways.
         (FrameUse.VM86, _SWITCHES, ("vm86", "vm86old")),
-        # Linux 6.11 (uretprobe, ff474a78cef5) and 6.18 (uprobe), arch/x86/kernel/uprobes.c.
+        # Commits ff474a78cef5 (uretprobe) and 56101b69c919 (uprobe), arch/x86/kernel/uprobes.c.
         (FrameUse.PROBE, _PROBES, ("uretprobe", "uprobe")),
     )
     for call in calls

@@ -15,6 +15,7 @@ from fullframe.errors import InputError, InputErrors, Place
 from fullframe.table.model import (
     ABIS,
     MAX_NUMBER,
+    NAME_SPACES,
     X32_SYSCALL_BIT,
     Columns,
     Spelling,
@@ -59,7 +60,7 @@ class TableErrors(InputErrors):
         text = super().__str__()
         omitted = self.total - len(self.errors)
         if omitted > 0:
-            text += f"\n… and {omitted} more errors in {self.errors[0].place.path}"
+            text += f"\n... and {omitted} more errors in {self.errors[0].place.path}"
         return text
 
 
@@ -114,8 +115,8 @@ class _Parser:
         self.errors: list[InputError] = []
         self.error_count = 0
         self.entries: list[TableEntry] = []
-        #: By ("number" or "name", ABI, the number or name itself): who has it.
-        self.taken: dict[tuple[str, str, int | str], TableEntry] = {}
+        #: By ("number" or "name", ABI, the number or name itself): the line that has it.
+        self.taken: dict[tuple[str, str, int | str], int] = {}
         self.line = 0
 
     def parse(self, data: bytes) -> Table:
@@ -125,6 +126,8 @@ class _Parser:
             self._parse_line(raw, offset_bytes)
             offset_bytes += len(raw)
         if self.error_count:
+            # A duplicate is seen only when the rest of its line has been read.
+            self.errors.sort(key=lambda error: (error.place.line or 0, error.place.column or 0))
             raise TableErrors(self.errors, self.error_count)
         return Table(self.path, lines, tuple(self.entries))
 
@@ -154,14 +157,20 @@ class _Parser:
         point, spelling = self._entry_point(tokens, 3)
         compat, compat_spelling = self._entry_point(tokens, 4)
         later = self._later(tokens[5:])
+        if abi is not None:
+            if number is not None:
+                self._take("number", number, abi, tokens[0][1])
+            if name is not None:
+                self._take("name", name, abi, tokens[2][1])
         if number is None or abi is None or name is None or self.error_count > errors_before:
             return
-        entry = TableEntry(
-            number, abi, name, point, compat, spelling, compat_spelling, later, self.line,
-            _columns([column for _, column in tokens]),
+        columns = _columns([column for _, column in tokens])
+        self.entries.append(
+            TableEntry(
+                number, abi, name, point, compat, spelling, compat_spelling, later, self.line,
+                columns,
+            )
         )  # fmt: skip
-        self._check_unique(entry)
-        self.entries.append(entry)
 
     def _decode(self, raw: bytes, offset_bytes: int) -> str | None:
         """Return the line's text without its end, or None if it is no text."""
@@ -205,7 +214,7 @@ class _Parser:
         missing = "ABI" if len(tokens) == 1 else "name"
         self._error(
             column + len(token),
-            f"the line ends where the {missing} should be",
+            f"missing column: the line ends where the {missing} should be",
             _SYNTAX,
             f"add the missing {missing}, or begin the line with # to make it a comment",
         )
@@ -304,30 +313,22 @@ class _Parser:
                 )
         return tuple(token for token, _ in tokens)
 
-    def _check_unique(self, entry: TableEntry) -> None:
-        """Report a number or a name that an earlier entry has in an ABI of this one."""
-        keys: tuple[tuple[str, int | str, int], ...] = (
-            ("number", entry.number, entry.columns.number),
-            ("name", entry.name, entry.columns.name),
+    def _take(self, what: str, key: int | str, abi: str, column: int) -> None:
+        """Take a number or a name in its ABIs; report it if an earlier line has it there."""
+        spaces = NAME_SPACES[abi]
+        earlier = {space: self.taken.get((what, space, key)) for space in spaces}
+        for space in spaces:
+            self.taken.setdefault((what, space, key), self.line)
+        line = next((line for line in earlier.values() if line is not None), None)
+        if line is None:
+            return
+        where = " and ".join(space for space in spaces if earlier[space] is not None)
+        self._error(
+            column,
+            f"duplicate {what} {shown(str(key))[1:-1]}: line {line} has it in ABI {where}",
+            f"each {what} once in an ABI; a common entry counts for 64 and x32",
+            f"remove one of the two lines, or change its {what}",
         )
-        for what, key, column in keys:
-            earlier = {
-                space: self.taken[what, space, key]
-                for space in entry.name_spaces
-                if (what, space, key) in self.taken
-            }
-            for space in entry.name_spaces:
-                self.taken.setdefault((what, space, key), entry)
-            if not earlier:
-                continue
-            other = next(iter(earlier.values()))
-            self._error(
-                column,
-                f"{what} {shown(str(key))[1:-1]} is taken in ABI {' and '.join(earlier)}: "
-                f"line {other.line} has {other.number} {other.abi} {shown(other.name)[1:-1]}",
-                f"each {what} once in an ABI; a common entry counts for 64 and x32",
-                f"remove one of the two, or give one another {what}",
-            )
 
 
 def _lines(data: bytes) -> Iterator[bytes]:
