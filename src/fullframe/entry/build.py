@@ -144,9 +144,7 @@ def _internal_functions(code: GeneratedCode) -> tuple[InternalFunction, ...]:
     )
 
 
-def build(
-    strategy: Strategy, table: Table, toolchain: Toolchain, directory: Path
-) -> BuiltEntry:
+def build(strategy: Strategy, table: Table, toolchain: Toolchain, directory: Path) -> BuiltEntry:
     """Generate, assemble, compile and link a strategy for the harness.
 
     Args:
@@ -182,9 +180,7 @@ def build_object(toolchain: Toolchain, source: Path) -> Path:
     return output
 
 
-def link_image(
-    toolchain: Toolchain, objects: Sequence[Path], output: Path, script: Path
-) -> Path:
+def link_image(toolchain: Toolchain, objects: Sequence[Path], output: Path, script: Path) -> Path:
     """Link objects at the image's addresses."""
     toolchain.link(objects, output, script=script)
     return output

@@ -263,7 +263,7 @@ def leave_full(listing: Listing, *, callee_saved_in_frame: bool) -> None:
 
 def _pop_registers(listing: Listing, callee_saved_in_frame: bool) -> None:
     """Pop the general registers; rsp then points to orig_ax."""
-    slots = CALLER_CLOBBERED_SLOTS
+    slots: tuple[str, ...] = CALLER_CLOBBERED_SLOTS
     if callee_saved_in_frame:
         slots = CALLEE_SAVED_SLOTS + slots
     else:

@@ -167,9 +167,7 @@ def plain_scenario(number: int, layout: KernelLayout, thread_flags: int = 0) -> 
     return Scenario("plain", user, thread_flags)
 
 
-def _around(
-    draw: _Draw, number: int, kind: CallKind, numbers: Sequence[int]
-) -> Iterator[Scenario]:
+def _around(draw: _Draw, number: int, kind: CallKind, numbers: Sequence[int]) -> Iterator[Scenario]:
     """Draw one scenario of each circumstance for a number."""
     flag = draw.flag
 

@@ -13,6 +13,17 @@ import struct
 from collections.abc import Iterator
 from functools import partial
 
+from fullframe.run.diagnostics import (
+    NOT_LEFT,
+    UNWRITTEN_SLOT,
+    WRONG_ARGUMENT,
+    WRONG_C_CALL,
+    WRONG_MODE,
+    WRONG_REGISTER,
+    WRONG_SLOT,
+    WRONG_STACK,
+    WRONG_WAY_OUT,
+)
 from fullframe.run.emulator import (
     FLAGS_ID,
     FRAME,
@@ -30,8 +41,8 @@ from fullframe.run.result import MAX_KEPT, Difference, Outcome
 from fullframe.run.scenario import Scenario
 from fullframe.run.specification import (
     ARGUMENT_SLOTS,
-    MASK_64,
     FLAGS_SLOT,
+    MASK_64,
     ORIG_AX_SLOT,
     CCall,
     Specification,
@@ -72,9 +83,7 @@ class Harness:
         image: the subject's image, if it is loaded already.
     """
 
-    def __init__(
-        self, subject: Subject, noise_seed: int = 0, image: Image | None = None
-    ) -> None:
+    def __init__(self, subject: Subject, noise_seed: int = 0, image: Image | None = None) -> None:
         self.subject = subject
         self.image = load_image(subject.image) if image is None else image
         self.differences: list[Difference] = []
@@ -83,15 +92,14 @@ class Harness:
         self.handlers_reached: set[tuple[int, str]] = set()
         #: Names of the slots that held something written when the last handler was reached.
         self.slots_written: tuple[str, ...] = ()
-        self._specification = Specification(
-            subject.calls, subject.layout, subject.frames_are_full
-        )
+        self._specification = Specification(subject.calls, subject.layout, subject.frames_are_full)
         self._emulator = Emulator(self.image, subject.layout)
         self._leaving = leaving_instructions(self.image)
         self._make_noise(noise_seed)
         self._hook()
         self._clean = True
-        self._forget()
+        self._index = 0
+        self._child: tuple[bytes, list[int]] | None = None
 
     def overlay(self, table: str, copied: str) -> None:
         """Write the contents of one table over another of the same size."""
@@ -131,7 +139,7 @@ class Harness:
         """
         self._index, self._scenario = index, scenario
         frame = frame_after_syscall(scenario.user)
-        self._child: tuple[bytes, list[int]] | None = None
+        self._child = None
         self._begin(frame, self._specification.call(scenario, frame), scenario.thread_flags)
         poison = self._poisons[index % _NOISE]
         self._poison = poison
@@ -144,9 +152,14 @@ class Harness:
         )
         self.calls += 1
         outcome = self._go(self.subject.entry)
-        if self._child is not None:
-            outcome = Outcome(outcome.user, outcome.left_by, self._run_child(*self._child))
+        child = self._child_made()
+        if child is not None:
+            outcome = Outcome(outcome.user, outcome.left_by, self._run_child(*child))
         return outcome
+
+    def _child_made(self) -> tuple[bytes, list[int]] | None:
+        """Return the child's copy of the frame, as it is in memory and as it must be."""
+        return self._child
 
     def _run_child(self, copied: bytes, frame: list[int]) -> Outcome:
         """Follow a child from its first instruction to user mode."""
@@ -190,19 +203,19 @@ class Harness:
         reason = self._emulator.start(self.image.symbols[symbol])
         if not self._left_by and not self._stopped:
             (ip,) = self._emulator.read_registers((IP_ID,))
-            self._differ("user mode", "reached", "yes", f"{reason or 'too long'} at {ip:#x}")
+            self._differ(
+                NOT_LEFT, "user mode", "reached", "yes", f"{reason or 'too long'} at {ip:#x}"
+            )
         elif self._left_by:
             missing = self._next
             if missing is not None:
-                self._differ("user mode", "C calls", f"{missing.symbol} before", "not called")
+                self._differ(
+                    WRONG_C_CALL, "user mode", "C calls", f"{missing.symbol} before", "not called"
+                )
             elif self._user is not None:
                 self._compare_user(self._user)
         self._clean = self.difference_count == before and self._emulator.kernel_gs_ready()
         return Outcome(self._user, self._left_by)
-
-    def _forget(self) -> None:
-        self._index = 0
-        self._child = None
 
     def _make_noise(self, seed: int) -> None:
         # Not for secrets: the same seed must give the same run.
@@ -222,7 +235,9 @@ class Harness:
         emulator, symbols = self._emulator, self.image.symbols
         address, size_bytes = self.image.sections[".handlers"]
         self._by_address = {
-            value: name for name, value in symbols.items() if address <= value < address + size_bytes
+            value: name
+            for name, value in symbols.items()
+            if address <= value < address + size_bytes
         }
         emulator.hook_code(address, address + size_bytes, self._at_c_call)
         for at in self._leaving:
@@ -238,21 +253,23 @@ class Harness:
         call = self._next
         if call is None or call.symbol != symbol:
             expected = "user mode" if call is None else call.symbol
-            self._differ(self._where, "C call", expected, symbol or f"{address:#x}")
+            self._differ(WRONG_C_CALL, self._where, "C call", expected, symbol or f"{address:#x}")
             self._stop()
             return
         self._where = symbol
         registers = self._emulator.read_registers(_AT_CALL)
         sp = registers[6]
         if not STACK_BASE + 512 <= sp < FRAME or sp % SLOT_BYTES:
-            self._differ(symbol, "sp", f"below the frame at {FRAME:#x}", f"{sp:#x}")
+            self._differ(WRONG_STACK, symbol, "sp", f"below the frame at {FRAME:#x}", f"{sp:#x}")
             self._stop()
             return
         self._check_mode(symbol, registers[7], registers[8], interrupts=True)
         if call.passes_frame and registers[0] != FRAME:
-            self._differ(symbol, "argument", f"frame at {FRAME:#x}", f"{registers[0]:#x}")
+            self._differ(
+                WRONG_ARGUMENT, symbol, "argument", f"frame at {FRAME:#x}", f"{registers[0]:#x}"
+            )
         if call.argument is not None and registers[0] != call.argument:
-            self._differ_value(symbol, "argument", call.argument, registers[0])
+            self._differ_value(WRONG_ARGUMENT, symbol, "argument", call.argument, registers[0])
         if call.arguments:
             self._check_arguments(symbol, registers)
         memory = self._emulator.read(FRAME, FRAME_BYTES)
@@ -298,7 +315,9 @@ class Harness:
         registers = self._emulator.read_registers(_AT_CALL)
         self._check_mode(where, registers[7], registers[8], interrupts=function.interrupts)
         if registers[0] != FRAME:
-            self._differ(where, "argument", f"frame at {FRAME:#x}", f"{registers[0]:#x}")
+            self._differ(
+                WRONG_ARGUMENT, where, "argument", f"frame at {FRAME:#x}", f"{registers[0]:#x}"
+            )
         self._check_frame(where, function.check, self._emulator.read(FRAME, FRAME_BYTES))
         call = self._specification.resolve(self._frame[ORIG_AX_SLOT])
         reason = (
@@ -310,28 +329,28 @@ class Harness:
         )
         self._entered.add(where)
         if not reason:
-            self._differ(where, "reason to be here", "some work", "none")
+            self._differ(WRONG_C_CALL, where, "reason to be here", "some work", "none")
 
     def _at_exit(self, address: int) -> None:
         """SYSRET or IRET is about to execute: execute it."""
         *registers, flags, gs_base = self._emulator.read_registers(_AT_EXIT)
         self._left_by = self._leaving[address]
         if flags & IF:
-            self._differ("user mode", "interrupts before leaving", "off", "on")
+            self._differ(WRONG_MODE, "user mode", "interrupts before leaving", "off", "on")
         if gs_base != USER_GS_BASE:
-            self._differ("user mode", "GS base", "the user's", f"{gs_base:#x}")
+            self._differ(WRONG_MODE, "user mode", "GS base", "the user's", f"{gs_base:#x}")
         try:
             if self._left_by == "sysret":
                 self._user = sysret(registers, self.subject.layout)
             else:
                 if registers[SP] != FRAME + 16 * SLOT_BYTES:
                     expected = f"{FRAME + 16 * SLOT_BYTES:#x}"
-                    self._differ("iret", "sp", expected, f"{registers[SP]:#x}")
+                    self._differ(WRONG_STACK, "iret", "sp", expected, f"{registers[SP]:#x}")
                 else:
                     popped = _IRET.unpack(self._emulator.read(registers[SP], 40))
                     self._user = iret(registers, popped)
         except GeneralProtectionError as error:
-            self._differ("user mode", "#GP in kernel mode", "none", str(error))
+            self._differ(WRONG_WAY_OUT, "user mode", "#GP in kernel mode", "none", str(error))
         self._stop()
 
     def _at_frame_read(self, address: int, size_bytes: int) -> None:
@@ -340,7 +359,7 @@ class Harness:
         poison = self._poison_bytes[self._index % _NOISE][offset_bytes : offset_bytes + size_bytes]
         if self._emulator.read(address, size_bytes) == poison and not self._in_child:
             what = f"read of slot {SLOTS[offset_bytes // SLOT_BYTES]}"
-            self._differ(self._where, what, "none while it is unwritten", "a read")
+            self._differ(UNWRITTEN_SLOT, self._where, what, "none while it is unwritten", "a read")
 
     def _stop(self) -> None:
         self._stopped = True
@@ -348,18 +367,24 @@ class Harness:
 
     def _check_mode(self, where: str, flags: int, gs_base: int, *, interrupts: bool) -> None:
         if gs_base != PER_CPU_BASE:
-            self._differ(where, "GS base", "the kernel's", f"{gs_base:#x}")
+            self._differ(WRONG_MODE, where, "GS base", "the kernel's", f"{gs_base:#x}")
         if bool(flags & IF) is not interrupts:
             on_off = ("off", "on")
-            self._differ(where, "interrupts", on_off[interrupts], on_off[not interrupts])
+            self._differ(
+                WRONG_MODE, where, "interrupts", on_off[interrupts], on_off[not interrupts]
+            )
         if flags & self.subject.layout.fmask & ~IF:
-            self._differ(where, "flags", "those that SYSCALL clears clear", f"{flags:#x}")
+            self._differ(
+                WRONG_MODE, where, "flags", "those that SYSCALL clears clear", f"{flags:#x}"
+            )
 
     def _check_arguments(self, where: str, registers: tuple[int, ...]) -> None:
         for number, slot in enumerate(ARGUMENT_SLOTS):
             if registers[number] != self._frame[slot]:
                 what = f"argument {number + 1} ({SLOTS[slot]})"
-                self._differ_value(where, what, self._frame[slot], registers[number])
+                self._differ_value(
+                    WRONG_ARGUMENT, where, what, self._frame[slot], registers[number]
+                )
 
     def _check_frame(self, where: str, check: FrameCheck, memory: bytes) -> None:
         if check is FrameCheck.NONE:
@@ -371,32 +396,26 @@ class Harness:
         got = _FRAME.unpack(memory)
         for slot in range(first, len(SLOTS)):
             if got[slot] != self._frame[slot]:
-                unwritten = " (unwritten)" if got[slot] == self._poison[slot] else ""
-                self._differ_value(
-                    where, f"slot {SLOTS[slot]}{unwritten}", self._frame[slot], got[slot]
-                )
+                unwritten = got[slot] == self._poison[slot] and not self._in_child
+                code = UNWRITTEN_SLOT if unwritten else WRONG_SLOT
+                what = f"slot {SLOTS[slot]}{' (unwritten)' if unwritten else ''}"
+                self._differ_value(code, where, what, self._frame[slot], got[slot])
 
     def _compare_user(self, user: UserState) -> None:
         expected = user_state_of_frame(self._frame)
         if user != expected:
-            for register, name in enumerate(SLOT_OF_REGISTER[:16]):
-                if user.registers[register] != expected.registers[register]:
-                    self._differ_value(
-                        "user mode", name, expected.registers[register], user.registers[register]
-                    )
-            for name in ("ip", "flags", "cs", "ss"):
-                if getattr(user, name) != getattr(expected, name):
-                    self._differ_value(
-                        "user mode", name, getattr(expected, name), getattr(user, name)
-                    )
+            names = (*SLOT_OF_REGISTER[:16], "ip", "flags", "cs", "ss")
+            for name, right, got in zip(names, _values(expected), _values(user), strict=True):
+                if got != right:
+                    self._differ_value(WRONG_REGISTER, "user mode", name, right, got)
         way = "sysret" if sysret_would_do(self._frame, self.subject.layout) else "iret"
         if self._left_by != way:
-            self._differ("user mode", "left by", way, self._left_by)
+            self._differ(WRONG_WAY_OUT, "user mode", "left by", way, self._left_by)
 
-    def _differ_value(self, where: str, what: str, expected: int, got: int) -> None:
-        self._differ(where, what, f"{expected:#x}", f"{got & MASK_64:#x}")
+    def _differ_value(self, code: str, where: str, what: str, expected: int, got: int) -> None:
+        self._differ(code, where, what, f"{expected:#x}", f"{got & MASK_64:#x}")
 
-    def _differ(self, where: str, what: str, expected: str, got: str) -> None:
+    def _differ(self, code: str, where: str, what: str, expected: str, got: str) -> None:
         self.difference_count += 1
         if len(self.differences) >= MAX_KEPT:
             return
@@ -404,6 +423,7 @@ class Harness:
         call = self._specification.resolve(number)
         self.differences.append(
             Difference(
+                code=code,
                 subject=self.subject.name,
                 scenario=self._index,
                 label=self._scenario.label,
@@ -415,3 +435,7 @@ class Harness:
                 got=got,
             )
         )
+
+
+def _values(user: UserState) -> tuple[int, ...]:
+    return (*user.registers, user.ip, user.flags, user.cs, user.ss)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fullframe.run.diagnostics import NOT_ALIKE
 from fullframe.run.scenario import Scenario
 from fullframe.x86.trace import TracedInstruction
 from fullframe.x86.transitions import UserState
@@ -14,6 +16,7 @@ class Difference:
     """One thing that was not as the specification says.
 
     Attributes:
+        code: which kind of difference, as ``fullframe explain`` knows it.
         subject: the entry code that ran (the strategy).
         scenario: index of the scenario in its run.
         label: what was special about it.
@@ -25,6 +28,7 @@ class Difference:
         got: what was there.
     """
 
+    code: str
     subject: str
     scenario: int
     label: str
@@ -37,7 +41,7 @@ class Difference:
 
     def __str__(self) -> str:
         return (
-            f"{self.subject}: {self.name} ({self.number:#x}), scenario {self.scenario} "
+            f"{self.code} {self.subject}: {self.name} ({self.number:#x}), scenario {self.scenario} "
             f"{self.label}, at {self.where}: {self.what}: expected {self.expected}, "
             f"got {self.got}"
         )
@@ -59,7 +63,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class ExecutedPath:
     """The instructions that one call executed, C functions of the kernel left out.
 
     Attributes:
@@ -111,7 +115,7 @@ MAX_KEPT = 200
 
 
 def disagreements(
-    reports: list[RunReport], scenarios: tuple[Scenario, ...]
+    reports: Sequence[RunReport], scenarios: Sequence[Scenario]
 ) -> tuple[Difference, ...]:
     """List the scenarios that did not end the same under all subjects.
 
@@ -127,6 +131,7 @@ def disagreements(
                 scenario = scenarios[index]
                 found.append(
                     Difference(
+                        code=NOT_ALIKE,
                         subject=report.subject,
                         scenario=index,
                         label=scenario.label,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from fullframe.errors import UsageError
 from fullframe.run.draw import draw_scenarios, plain_scenario
 from fullframe.run.harness import Harness
-from fullframe.run.result import Outcome, Path, RunReport
+from fullframe.run.result import ExecutedPath, Outcome, RunReport
 from fullframe.run.scenario import Scenario
 from fullframe.run.subject import Call, CallKind, Subject
 from fullframe.x86.trace import TracedInstruction
@@ -65,14 +65,22 @@ def run_scenarios(
     )
 
 
-def scenarios_for(subject: Subject, seed: int = DEFAULT_SEED, rounds: int = 1) -> tuple[Scenario, ...]:
+def scenarios_for(
+    subject: Subject, seed: int = DEFAULT_SEED, rounds: int = 1
+) -> tuple[Scenario, ...]:
     """Draw scenarios for all the calls of a subject (see ``draw_scenarios``)."""
     return draw_scenarios(subject.calls, subject.layout, seed, rounds)
 
 
-def trace_paths(subject: Subject) -> tuple[Path, ...]:
-    """Record the instructions of an ordinary call on the fast path, on the slow path, and of an
-    annotated call where the table has one.
+def trace_paths(subject: Subject) -> tuple[ExecutedPath, ...]:
+    """Record the instructions that typical calls execute.
+
+    Args:
+        subject: the entry code.
+
+    Returns:
+        An ordinary call on the fast path, the same call under a tracer, and an annotated call
+        where the table has one; labelled ``fast``, ``slow`` and ``annotated``.
 
     Raises:
         UsageError: the table has no ordinary call.
@@ -81,13 +89,17 @@ def trace_paths(subject: Subject) -> tuple[Path, ...]:
     ordinary = _ordinary(subject)
     trace = 1 << layout.syscall_trace_bit
     paths = [
-        Path("fast", ordinary.name, _trace(subject, plain_scenario(ordinary.number, layout))),
-        Path("slow", ordinary.name, _trace(subject, plain_scenario(ordinary.number, layout, trace))),
+        ExecutedPath(
+            "fast", ordinary.name, _trace(subject, plain_scenario(ordinary.number, layout))
+        ),
+        ExecutedPath(
+            "slow", ordinary.name, _trace(subject, plain_scenario(ordinary.number, layout, trace))
+        ),
     ]
     annotated = next((call for call in subject.calls if call.annotated), None)
     if annotated is not None:
         scenario = plain_scenario(annotated.number, layout)
-        paths.append(Path("annotated", annotated.name, _trace(subject, scenario)))
+        paths.append(ExecutedPath("annotated", annotated.name, _trace(subject, scenario)))
     return tuple(paths)
 
 

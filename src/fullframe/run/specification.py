@@ -10,7 +10,7 @@ generator ends, the frame that it has kept says what the user must find.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fullframe.run.scenario import Edits, Scenario
@@ -146,9 +146,7 @@ class Specification:
             flags |= scenario.raised_flags if made else 0
         yield from self._exit_work(scenario, frame, flags)
 
-    def child(
-        self, scenario: Scenario, frame: list[int], previous_task: int
-    ) -> Iterator[CCall]:
+    def child(self, scenario: Scenario, frame: list[int], previous_task: int) -> Iterator[CCall]:
         """Yield the C calls of a new task, from its first instruction to user mode.
 
         Args:
@@ -163,7 +161,7 @@ class Specification:
         """Return the call that a number leads to, None if there is none."""
         return self._calls.get(number)
 
-    def _make(self, scenario: Scenario, frame: list[int]) -> Iterator[CCall]:
+    def _make(self, scenario: Scenario, frame: list[int]) -> Generator[CCall, None, bool]:
         """Make the call that orig_ax names; the generator's value is whether there is one."""
         number = frame[ORIG_AX_SLOT]
         call = self._calls.get(number)
