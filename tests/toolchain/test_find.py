@@ -7,6 +7,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from fullframe.errors import ToolFailedError, ToolMissingError, UsageError
+from fullframe.toolchain import __main__ as asked
 from fullframe.toolchain import find
 from fullframe.toolchain.find import KINDS, Toolchain, find_tool, find_toolchain, find_tools
 from tests.support import skip_or_fail
@@ -188,6 +189,31 @@ def test_bits_other_than_the_two_machines_are_refused(sources: Path) -> None:
     chain = Toolchain("gnu", "", "", ("gcc",), ("ld",), "/nowhere")
     with pytest.raises(UsageError, match="16 bits: expected 64 or 32"):
         chain.assemble(sources / "a.S", sources / "a.o", bits=16)
+
+
+# --- what the Makefile asks ---
+
+
+def test_the_module_says_what_it_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain = Toolchain("gnu", "gcc 12", "GNU ld 2.40", ("gcc",), ("ld",), "/nowhere")
+    monkeypatch.setattr(asked, "find_toolchain", lambda: chain)
+    assert asked.main([]) == 0
+    assert capsys.readouterr().out == "gnu: gcc 12, GNU ld 2.40\n"
+    assert asked.main(["--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_the_module_says_what_it_did_not_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert asked.main([]) == 4
+    assert "no complete toolchain" in capsys.readouterr().err
+    assert asked.main(["--quiet"]) == 4
+    assert capsys.readouterr() == ("", "")
 
 
 # --- finding ---

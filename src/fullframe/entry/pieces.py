@@ -158,6 +158,7 @@ def dispatch(
     listing.op("movq", "%r10, %rcx", "argument 4, which SYSCALL displaced")
     listing.op("call", "*sys_call_table(, %rax, 8)")
     if return_label:
+        listing.op(".globl", return_label)
         listing.label(return_label)
 
 
@@ -181,6 +182,7 @@ def dispatch_x32(listing: Listing, *, store: str, no_call: str, return_label: st
     listing.op("movq", "%r10, %rcx", "argument 4")
     listing.op("call", "*x32_sys_call_table(, %rax, 8)")
     if return_label:
+        listing.op(".globl", return_label)
         listing.label(return_label)
     listing.op("jmp", store)
 
@@ -261,7 +263,7 @@ def leave_full(listing: Listing, *, callee_saved_in_frame: bool) -> None:
 
 def _pop_registers(listing: Listing, callee_saved_in_frame: bool) -> None:
     """Pop the general registers; rsp then points to orig_ax."""
-    slots = CALLER_CLOBBERED_SLOTS
+    slots: tuple[str, ...] = CALLER_CLOBBERED_SLOTS
     if callee_saved_in_frame:
         slots = CALLEE_SAVED_SLOTS + slots
     else:
