@@ -70,11 +70,13 @@ class ExecutedPath:
         label: ``fast``, ``slow`` (an ordinary call under a tracer), ``annotated`` (an annotated
             call that nobody traces).
         name: the call.
+        number: what user space put in rax to make it.
         instructions: in order, from the first after SYSCALL to SYSRET or IRET.
     """
 
     label: str
     name: str
+    number: int
     instructions: tuple[TracedInstruction, ...]
 
 
