@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from fullframe.compare.examine import Examined, Job, examine, six_registers_variant
@@ -19,6 +16,7 @@ from fullframe.compare.results import (
     SixRegisters,
     StrategyReport,
 )
+from fullframe.compare.workers import in_processes
 from fullframe.cost.bounds import bound, demand, microarchitectures, undercounted
 from fullframe.cost.live import LiveCall, LiveReport, LiveUnavailable, measure_live
 from fullframe.cost.mca import mca_figure
@@ -124,9 +122,9 @@ def check_comparable(table: Table) -> None:
     if not any(_is_ordinary(call) for call in calls):
         raise InputError(
             Place(table.path),
-            f"every one of its {len(calls)} 64-bit calls needs the full register frame",
-            "at least one ordinary call, which takes the fast path",
-            "add the calls that need no annotation, such as getppid",
+            f"no ordinary call: its 64-bit calls ({len(calls)}) all need the full register frame",
+            "at least one call that takes the fast path",
+            "add calls that need no annotation, such as getppid",
         )
 
 
@@ -168,31 +166,8 @@ def _examine_all(jobs: Sequence[Job], processes: int | None, steps: _Steps) -> d
     """Examine the strategies, several at a time where there are processors for it."""
     names = [job.strategy.name for job in jobs]
     steps.begin(f"building and running {', '.join(names)}")
-    workers = min(len(jobs), len(os.sched_getaffinity(0)) if processes is None else processes)
-    if workers < 2:
-        found = {}
-        for job in jobs:
-            found[job.strategy.name] = examine(job)
-            steps.done()
-        return found
-    # Spawned, not forked: a progress bar has threads, and a fork would take their locks along.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_parent
-    ) as pool:
-        futures = {pool.submit(examine, job): job.strategy.name for job in jobs}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                steps.done()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    by_name: dict[str, Future[Examined]] = {name: future for future, name in futures.items()}
-    return {name: by_name[name].result() for name in names}
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    available = len(os.sched_getaffinity(0)) if processes is None else processes
+    return dict(zip(names, in_processes(examine, jobs, available, steps.done), strict=True))
 
 
 def _measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import IO
 
@@ -10,6 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from fullframe.compare.results import Comparison, LiveConditions, PathReport, StrategyReport
+from fullframe.cost.live import LiveUnavailable
 from fullframe.cost.statistics import LiveDifference, LiveMeasurement
 from fullframe.report.console import console_for, print_grid, printable
 from fullframe.report.tables import summary_line
@@ -24,12 +24,13 @@ _PROPOSAL = "about ten cycles on Sandy Bridge"
 Row = tuple[str, ...]
 
 
-def print_comparison(comparison: Comparison, file: IO[str]) -> None:
+def print_comparison(comparison: Comparison, file: IO[str], name: str = "") -> None:
     """Print a comparison for people.
 
     Args:
         comparison: what was found.
         file: a text stream.
+        name: what to call the table; "": its path.
     """
     console = console_for(file)
 
@@ -38,7 +39,7 @@ def print_comparison(comparison: Comparison, file: IO[str]) -> None:
 
     for finding in comparison.findings:
         line(str(finding), "red" if finding.severity == "error" else "yellow")
-    line(summary_line(comparison.table, comparison.table.entries))
+    line(summary_line(comparison.table, comparison.table.entries, name))
     line(f"built with {comparison.toolchain}; seed {comparison.seed}")
     console.print()
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -82,7 +83,7 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
     annotated = [report.annotated_path for report in reports if report.annotated_path is not None]
     if annotated:
         yield (f"annotated call: {annotated[0].call}, no work around it",)
-        yield from _path_rows(annotated)
+        yield from _path_rows(annotated, bounds=False)
     yield ("besides",)
     yield ("  stubs", *(_sized(len(each.stubs), each.stub_bytes) for each in reports))
     tables = [each.table_bytes for each in reports]
@@ -95,7 +96,7 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
     yield ("  differences", *(f"{each.run.difference_count:,}" for each in reports))
 
 
-def _path_rows(paths: Sequence[PathReport]) -> Iterator[Row]:
+def _path_rows(paths: Sequence[PathReport], *, bounds: bool = True) -> Iterator[Row]:
     if all(path.slots_written is not None for path in paths):
         slots = (len(path.slots_written or ()) for path in paths)
         yield ("  slots written at the C handler", *(f"{each} of {len(SLOTS)}" for each in slots))
@@ -103,7 +104,7 @@ def _path_rows(paths: Sequence[PathReport]) -> Iterator[Row]:
     yield ("  encoded bytes", *(str(path.cost.bytes) for path in paths))
     yield ("  stores", *(str(path.cost.stores) for path in paths))
     yield ("  loads", *(str(path.cost.loads) for path in paths))
-    for cores, cells in _bounds_by_core(paths):
+    for cores, cells in _bounds_by_core(paths) if bounds else ():
         yield (f"  cycles at least, {cores}", *cells)
     yield ("  cycles measured here (TSC)", *(_measured_cell(path.measured) for path in paths))
 
@@ -129,9 +130,11 @@ def _details(comparison: Comparison) -> Iterator[list[str]]:
         for report in comparison.strategies.values()
         for difference in report.run.differences
     ]
-    differences += comparison.disagreements
     if differences:
-        yield ["Differences:", *_grouped(differences)]
+        yield ["Differences from the specification:", *_grouped(differences)]
+    if comparison.disagreements:
+        unlike = len({each.scenario for each in comparison.disagreements})
+        yield [f"{unlike:,} scenarios did not end alike under every strategy; --json has them."]
     for report in comparison.strategies.values():
         identity = report.identity
         if identity is None or report.strategy.saves_all_on_entry:
@@ -159,16 +162,18 @@ def _details(comparison: Comparison) -> Iterator[list[str]]:
 
 
 def _live_lines(live: LiveConditions) -> list[str]:
-    replaced = Counter(
+    replaced = {
         (item.instruction, item.replaced_by)
         for items in live.replacements.values()
         for item in items
-    )
+    }
     what = ", ".join(f"{old} by {new!r}" for old, new in sorted(replaced))
     return [
-        f"Measured on {live.cpu}, in user space, the linked bytes themselves but for {what}.",
-        f"The measuring loop's {_number(live.loop.median_cycles_tsc)} cycles are in every figure; "
-        f"a cycle of the time-stamp counter was {live.core_cycles_per_tsc_cycle:.2f} core cycles.",
+        f"Measured on {live.cpu}: the linked bytes themselves, in user space, entered back to "
+        f"back, with these instructions replaced: {what or 'none'}.",
+        f"The measuring loop's {live.loop.median_cycles_tsc:.1f} cycles are in every figure. A "
+        f"cycle of the time-stamp counter (TSC) was {live.core_cycles_per_tsc_cycle:.2f} core "
+        "cycles.",
     ]
 
 
@@ -206,21 +211,26 @@ def _identity_sentence(report: StrategyReport, comparison: Comparison) -> str:
     if not report.strategy.saves_all_on_entry:
         return f"{name}'s fast path is NOT {base}'s: {extra}."
     return (
-        f"{name}'s fast path is another than {base}'s: {extra}, the six registers and every "
-        "condition of SYSRET."
+        f"{name}'s fast path does more than {base}'s ({extra}): it saves and loads the six "
+        "registers, and tests every condition of SYSRET."
     )
 
 
 def _six_sentence(comparison: Comparison) -> str:
     six = comparison.six_registers
-    bounds = ", ".join(f"{_number(bound.cycles)} on {core}" for core, bound in six.bounds.items())
+    by_cycles: dict[float, list[str]] = {}
+    for core, bound in six.bounds.items():
+        by_cycles.setdefault(bound.cycles, []).append(core)
+    bounds = "; ".join(
+        f"{_number(cycles)} on {', '.join(cores)}" for cycles, cores in by_cycles.items()
+    )
     text = (
         f"Saving and loading the six registers takes at least, in cycles: {bounds}. "
-        f"The proposal said {_PROPOSAL}. "
+        f"The proposal says {_PROPOSAL}. "
     )
     if six.measured is None or not isinstance(comparison.live, LiveConditions):
-        reason = "" if isinstance(comparison.live, LiveConditions) else comparison.live.reason
-        return f"{text}Not measured here: {reason.splitlines()[0] if reason else 'no reason'}."
+        reason = comparison.live.reason if isinstance(comparison.live, LiveUnavailable) else ""
+        return f"{text}Not measured here: {next(iter(reason.splitlines()), 'no reason')}."
     return text + _six_measured(six.measured, comparison.live)
 
 
@@ -228,12 +238,11 @@ def _six_measured(measured: LiveDifference, live: LiveConditions) -> str:
     median, spread = measured.median_cycles_tsc, measured.spread_cycles_tsc
     core = median * live.core_cycles_per_tsc_cycle
     figures = (
-        f"{_number(median)} time-stamp cycles ({_number(core)} core cycles), spread "
-        f"{_number(spread)}"
+        f"{median:.1f} ± {spread / 2:.1f} cycles of the time-stamp counter ({core:.1f} core cycles)"
     )
     if measured.resolved:
-        return f"Measured here: {figures}."
-    return f"Measured here: too noisy to tell ({figures})."
+        return f"Measured here, on {live.cpu}: {figures}."
+    return f"Measured here, on {live.cpu}: too noisy to tell ({figures})."
 
 
 def _run_sentence(comparison: Comparison) -> str:
@@ -258,7 +267,7 @@ def _identity_cell(report: StrategyReport) -> str:
 def _measured_cell(measured: LiveMeasurement | None) -> str:
     if measured is None:
         return "-"
-    return f"{_number(measured.median_cycles_tsc)} ± {_number(measured.spread_cycles_tsc / 2)}"
+    return f"{measured.median_cycles_tsc:.1f} ± {measured.spread_cycles_tsc / 2:.1f}"
 
 
 def _duplicates(report: StrategyReport) -> tuple[int, int]:
