@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fullframe.entry import pieces
-from fullframe.entry.generate import GeneratedCode, generate, write_generated
+from fullframe.entry.generate import (
+    GeneratedCode,
+    generate,
+    in_comment,
+    write_files,
+    write_generated,
+)
 from fullframe.entry.listing import Listing
 from fullframe.entry.platform import HARNESS_PLATFORM, PLATFORM_FUNCTIONS
 from fullframe.entry.strategy import Strategy, Stubs
@@ -16,6 +22,10 @@ from fullframe.run.image import Image, load_image
 from fullframe.run.subject import FrameCheck, InternalFunction, Subject
 from fullframe.table.model import Table
 from fullframe.toolchain.find import Toolchain
+
+HANDLERS_FILE = "handlers.s"
+SCRIPT_FILE = "image.ld"
+IMAGE_FILE = "entry.elf"
 
 #: Where Linux puts its text (``__START_KERNEL_map`` plus 16 MiB); any address in the top 2 GiB
 #: will do, since the code addresses its tables by sign-extended 32-bit numbers.
@@ -158,15 +168,28 @@ def build(strategy: Strategy, table: Table, toolchain: Toolchain, directory: Pat
         InputErrors: entry points that cannot be symbols.
         ToolFailedError: the toolchain refused generated code.
     """
-    code = generate(strategy, table, HARNESS_PLATFORM)
+    return build_generated(generate(strategy, table, HARNESS_PLATFORM), toolchain, directory)
+
+
+def build_generated(code: GeneratedCode, toolchain: Toolchain, directory: Path) -> BuiltEntry:
+    """Write, assemble, compile and link generated code.
+
+    The image holds stand-ins for the kernel's C functions, in ``handlers.s``, and is put together
+    by ``image.ld``; both are written beside the generated files.
+
+    Raises:
+        InputError: the directory cannot be written.
+        ToolFailedError: the toolchain refused generated code.
+    """
     write_generated(code, directory)
-    (directory / "handlers.s").write_text(stand_ins(code))
-    script = directory / "image.ld"
-    script.write_text(_SCRIPT)
+    script = {SCRIPT_FILE: f"{in_comment(code.banner)}\n{_SCRIPT}"}
+    write_files({HANDLERS_FILE: stand_ins(code)} | script, directory)
     objects = {
-        name: build_object(toolchain, directory / name) for name in (*code.sources, "handlers.s")
+        name: build_object(toolchain, directory / name) for name in (*code.sources, HANDLERS_FILE)
     }
-    image_path = link_image(toolchain, list(objects.values()), directory / "entry.elf", script)
+    image_path = link_image(
+        toolchain, list(objects.values()), directory / IMAGE_FILE, directory / SCRIPT_FILE
+    )
     return BuiltEntry(code, toolchain, directory, image_path, load_image(image_path), objects)
 
 
@@ -197,6 +220,7 @@ def stand_ins(code: GeneratedCode) -> str:
         Assembly in GNU syntax.
     """
     listing = Listing()
+    listing.heading(code.banner)
     listing.heading("Stand-ins for the kernel's C functions: the harness does their work.")
     listing.blank()
     listing.op(".section", '.handlers, "ax", @progbits')

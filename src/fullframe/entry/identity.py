@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from fullframe.entry import pieces
 from fullframe.entry.build import BuiltEntry
 from fullframe.entry.generate import ENTRY_FILE
-from fullframe.run.session import trace_paths
-from fullframe.run.subject import Subject
+from fullframe.entry.verify import VerifiedStrategy
 from fullframe.x86.trace import TracedInstruction
 
 #: Relocations that occur in entry code, by their number (System V ABI x86-64, table 4.9), with
@@ -115,17 +114,13 @@ def compare_fast_paths(
     return IdentityResult(len(first), size_bytes, tuple(masked), tuple(differences))
 
 
-def compare_builds(first: BuiltEntry, second: BuiltEntry) -> IdentityResult:
-    """Compare the fast paths of two builds on an ordinary call of their table.
-
-    Raises:
-        UsageError: the table has no ordinary call.
-    """
+def compare_paths_of(first: VerifiedStrategy, second: VerifiedStrategy) -> IdentityResult:
+    """Compare the fast paths that two strategies executed on an ordinary call of their table."""
     return compare_fast_paths(
-        _fast_path(first.subject()),
-        _fast_path(second.subject()),
-        relocated_fields(first),
-        relocated_fields(second),
+        first.paths["fast"].instructions,
+        second.paths["fast"].instructions,
+        relocated_fields(first.built),
+        relocated_fields(second.built),
     )
 
 
@@ -144,10 +139,6 @@ def relocated_fields(built: BuiltEntry) -> dict[int, int]:
             if isinstance(section, RelocationSection) and section["sh_info"] == symbol["st_shndx"]
             for relocation in section.iter_relocations()
         }
-
-
-def _fast_path(subject: Subject) -> tuple[TracedInstruction, ...]:
-    return trace_paths(subject)[0].instructions
 
 
 def _masked_fields(
