@@ -22,7 +22,7 @@ from fullframe.cost.live import LiveCall, LiveReport, LiveUnavailable, measure_l
 from fullframe.cost.mca import mca_figure
 from fullframe.cost.path import path_cost
 from fullframe.cost.sequences import six_registers
-from fullframe.entry.identity import compare_fast_paths, relocated_fields
+from fullframe.entry.identity import compare_paths_of
 from fullframe.entry.platform import HARNESS_PLATFORM
 from fullframe.entry.strategy import PARTIAL, STRATEGIES, Strategy
 from fullframe.entry.tables import dispatch_tables
@@ -198,14 +198,7 @@ def _strategy_report(
         label: _path_report(strategy, label, path, slots.get(label), measured)
         for label, path in one.paths.items()
     }
-    identity = None
-    if one is not baseline:
-        identity = compare_fast_paths(
-            baseline.paths[_FAST].instructions,
-            one.paths[_FAST].instructions,
-            relocated_fields(baseline.built),
-            relocated_fields(one.built),
-        )
+    identity = None if one is baseline else compare_paths_of(baseline, one)
     return StrategyReport(
         strategy=strategy,
         fast_path=paths[_FAST],

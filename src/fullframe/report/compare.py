@@ -134,7 +134,8 @@ def _details(comparison: Comparison) -> Iterator[list[str]]:
         yield ["Differences from the specification:", *_grouped(differences)]
     if comparison.disagreements:
         unlike = len({each.scenario for each in comparison.disagreements})
-        yield [f"{unlike:,} scenarios did not end alike under every strategy; --json has them."]
+        what = f"{unlike:,} scenario{'s' * (unlike > 1)} did not end alike under every strategy"
+        yield [f"{what}; --json has them."]
     for report in comparison.strategies.values():
         identity = report.identity
         if identity is None or report.strategy.saves_all_on_entry:
