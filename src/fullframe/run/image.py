@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fullframe.errors import InputError, Place
@@ -55,6 +55,16 @@ class Image:
                 start = address - segment.address
                 return segment.data[start : start + size_bytes]
         return b""
+
+    def with_bytes(self, address: int, data: bytes) -> Image:
+        """Return a copy that holds other bytes at an address, which one segment must hold."""
+        segments = list(self.segments)
+        for index, segment in enumerate(segments):
+            if segment.address <= address and address + len(data) <= segment.end:
+                start = address - segment.address
+                changed = segment.data[:start] + data + segment.data[start + len(data) :]
+                segments[index] = replace(segment, data=changed)
+        return replace(self, segments=tuple(segments))
 
 
 def load_image(path: Path) -> Image:
