@@ -103,7 +103,8 @@ def load_image(path: Path) -> Image:
         raise InputError(
             Place(str(path)), f"cannot be read: {error.strerror or error}", "a linked image"
         ) from error
-    except (ELFError, ValueError, KeyError, UnicodeDecodeError) as error:
+    # What pyelftools raises on damaged files, beside its own errors, is not documented.
+    except (ELFError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             Place(str(path)),
             f"cannot be understood: {error}",
@@ -118,6 +119,14 @@ def _segments(elf: object, path: Path) -> tuple[Segment, ...]:
     for segment in elf.iter_segments("PT_LOAD"):  # type: ignore[attr-defined]
         size_bytes = segment["p_memsz"]
         total_bytes += size_bytes
+        # The file's own figures are not believed: what is read is bounded by what is loaded.
+        if segment["p_filesz"] > size_bytes:
+            raise InputError(
+                Place(str(path)),
+                f"a segment holds {segment['p_filesz']} bytes and loads {size_bytes}",
+                "no more in the file than in memory",
+                "link the entry code again",
+            )
         if total_bytes > _LIMIT_BYTES:
             raise InputError(
                 Place(str(path)), f"loads more than {_LIMIT_BYTES} bytes", "entry code"
