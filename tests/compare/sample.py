@@ -76,6 +76,7 @@ def strategy(
             left_by={"iret": 1000 + base, "sysret": 2000},
             differences=(),
             difference_count=0,
+            differences_by_call={},
             slots_written_fast=slots,
             slots_written_slow=SLOTS,
             outcomes=(),
@@ -127,7 +128,8 @@ def with_difference(sample: Comparison) -> Comparison:
         "0x1", "0x2",
     )  # fmt: skip
     partial = sample.strategies["partial"]
-    run = replace(partial.run, differences=(found, found), difference_count=2)
+    run = replace(partial.run, differences=(found, found), difference_count=29)
+    run = replace(run, differences_by_call={"execve/64": 29})
     unlike = replace(found, code="FF-R010", subject="full", where="user mode", what="outcome")
     return replace(
         sample,

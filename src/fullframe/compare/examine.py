@@ -65,7 +65,7 @@ def examine(job: Job) -> Examined:
     verified = verify(
         job.table, job.toolchain, job.directory, strategies=(job.strategy,), seed=job.seed
     ).strategies[job.strategy.name]
-    variants = [LiveVariant(job.strategy.name, _objects(verified.built))]
+    variants = [LiveVariant(job.strategy.name, verified.built.generated_objects)]
     if job.with_six_registers:
         variants.append(_with_six_registers(verified.built))
     return Examined(verified, tuple(variants))
@@ -74,11 +74,6 @@ def examine(job: Job) -> Examined:
 def six_registers_variant(strategy_name: str) -> str:
     """Name the variant of a strategy whose fast path saves and loads the six registers."""
     return f"{strategy_name}-six-registers"
-
-
-def _objects(built: BuiltEntry) -> tuple[Path, ...]:
-    """List the strategy's own objects: what the kernel provides is the measuring program's."""
-    return tuple(built.objects[name] for name in built.code.sources)
 
 
 def _with_six_registers(built: BuiltEntry) -> LiveVariant:

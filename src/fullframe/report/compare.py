@@ -16,8 +16,8 @@ from fullframe.report.tables import summary_line
 from fullframe.run.result import Difference
 from fullframe.x86.ptregs import SLOTS
 
-#: Calls with differences that the text shows; ``--json`` has all that were kept.
-_SHOWN = 12
+#: Calls with differences that the text shows of each strategy; ``--json`` has all of them.
+_SHOWN = 8
 #: What the proposal puts the six registers at, and on which core.
 _PROPOSAL = "about ten cycles on Sandy Bridge"
 
@@ -125,13 +125,16 @@ def _bounds_by_core(paths: Sequence[PathReport]) -> Iterator[tuple[str, list[str
 
 def _details(comparison: Comparison) -> Iterator[list[str]]:
     """Yield paragraphs of what the table has no room for."""
-    differences = [
-        difference
-        for report in comparison.strategies.values()
-        for difference in report.run.differences
-    ]
-    if differences:
-        yield ["Differences from the specification:", *_grouped(differences)]
+    for report in comparison.strategies.values():
+        broken = _broken(report)
+        if broken:
+            more = len(broken) - _SHOWN
+            yield [
+                f"Differences from the specification under {report.strategy.name}, the first of "
+                "each call:",
+                *broken[:_SHOWN],
+                *([f"  and {more} more calls; --json has them"] if more > 0 else []),
+            ]
     if comparison.disagreements:
         unlike = len({each.scenario for each in comparison.disagreements})
         what = f"{unlike:,} scenario{'s' * (unlike > 1)} did not end alike under every strategy"
@@ -178,18 +181,16 @@ def _live_lines(live: LiveConditions) -> list[str]:
     ]
 
 
-def _grouped(differences: Sequence[Difference]) -> list[str]:
-    """Show the first difference of each call under each strategy, and count the rest."""
-    groups: dict[tuple[str, str], list[Difference]] = {}
-    for difference in differences:
-        groups.setdefault((difference.subject, difference.name), []).append(difference)
-    lines = []
-    for group in list(groups.values())[:_SHOWN]:
-        more = f" (and {len(group) - 1:,} more of this call)" if len(group) > 1 else ""
-        lines.append(f"  {group[0]}{more}")
-    if len(groups) > _SHOWN:
-        lines.append(f"  and {len(groups) - _SHOWN:,} more calls; --json has them")
-    return lines
+def _broken(report: StrategyReport) -> list[str]:
+    """Show the first difference of each call that was kept, and count the rest."""
+    first: dict[str, Difference] = {}
+    for difference in report.run.differences:
+        first.setdefault(difference.name, difference)
+    counts = report.run.differences_by_call
+    return [
+        f"  {difference}" + (f" (and {counts[name] - 1:,} more)" if counts[name] > 1 else "")
+        for name, difference in first.items()
+    ]
 
 
 def _identity_sentence(report: StrategyReport, comparison: Comparison) -> str:

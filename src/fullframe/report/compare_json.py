@@ -115,6 +115,7 @@ def _run(run: RunReport) -> dict[str, Any]:
         "entries_called": run.entries_called,
         "left_by": dict(run.left_by),
         "differences": run.difference_count,
+        "differences_by_call": dict(run.differences_by_call),
         "differences_found": [dataclasses.asdict(each) for each in run.differences],
     }
 

@@ -64,6 +64,7 @@ def run_scenarios(
         left_by=dict(sorted(sum((each.left_by for each in harnesses), Counter()).items())),
         differences=tuple(differences[:MAX_KEPT]),
         difference_count=sum(each.difference_count for each in harnesses),
+        differences_by_call=dict(sum((each.differences_by_call for each in harnesses), Counter())),
         slots_written_fast=fast,
         slots_written_slow=slow,
         outcomes=tuple(outcomes),
