@@ -1,4 +1,4 @@
-"""What every test may use."""
+"""What the tests of every room share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def skip_or_fail(reason: str) -> NoReturn:
-    """Skip with a reason; fail instead where ``FULLFRAME_REQUIRE_ALL=1`` asks for everything."""
+    """Skip a test with its reason; fail instead where nothing may be skipped."""
     if os.environ.get("FULLFRAME_REQUIRE_ALL") == "1":
-        pytest.fail(f"would be skipped: {reason}")
+        pytest.fail(f"FULLFRAME_REQUIRE_ALL=1 allows no skip: {reason}")
     pytest.skip(reason)
