@@ -1,0 +1,261 @@
+"""What the checker knows of the code around a function: callees, jump tables, landing pads."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from fullframe.cfi.claims import Answer, Claim, ClaimBook
+from fullframe.cfi.frames import Fde
+from fullframe.cfi.lsda import CallSite, read_lsda
+from fullframe.elf.image import Image
+from fullframe.errors import FullframeError
+from fullframe.track.calls import Callees
+from fullframe.track.classify import Classifier
+from fullframe.track.effects import Effect
+from fullframe.track.jump_tables import TableReader
+from fullframe.track.listing import LEADER, Listing
+from fullframe.track.state import State
+from fullframe.track.values import CFA_REGION, Address, entry
+from fullframe.x86.registers import SP
+
+#: (offset from the function's begin, claim from there on), ascending.
+ClaimRows = list[tuple[int, Claim]]
+
+
+class ImageCode:
+    """An image's code by FDE: names, ranges, words. Shared by all functions of the image."""
+
+    def __init__(self, image: Image, fdes: list[Fde]) -> None:
+        self.image = image
+        self.fdes = fdes
+        self._begins = [fde.begin for fde in fdes]
+        self._ranges = image.executable_ranges()
+        self._code: dict[int, bytes] = {}
+        self.got = _got_address(image)
+
+    def covering(self, address: int) -> Fde | None:
+        """Return the FDE whose range covers an address."""
+        position = bisect_right(self._begins, address) - 1
+        if position >= 0:
+            fde = self.fdes[position]
+            if address < fde.end:
+                return fde
+        return None
+
+    def code_of(self, fde: Fde) -> bytes:
+        """Return a function's bytes; raises InputError where the file does not hold them."""
+        return bytes(self.image.read(fde.begin, fde.end - fde.begin))
+
+    def code_at(self, target: int) -> tuple[int, bytes] | None:
+        """Return (begin, code) of the function that starts at ``target``."""
+        fde = self.covering(target)
+        if fde is None or fde.begin != target:
+            return None
+        try:
+            return target, self.code_of(fde)
+        except FullframeError:
+            return None
+
+    def callee_name(self, target: int) -> str | None:
+        """Return the name of the function at an address or behind the PLT stub there."""
+        behind = self.image.import_at_plt(target)
+        if behind is not None:
+            return behind
+        symbol = self.image.symbol_at(target)
+        return symbol.name if symbol is not None and symbol.address == target else None
+
+    def read_word(self, address: int, size_bytes: int) -> int | None:
+        """Return the unsigned number at an address, or None where there is none."""
+        try:
+            data = self.image.read(address, size_bytes)
+        except FullframeError:
+            return None
+        return int.from_bytes(data, "little")
+
+    def is_code(self, address: int) -> bool:
+        """Return whether an address lies in an executable section."""
+        return any(begin <= address < end for begin, end in self._ranges)
+
+
+class FunctionContext:
+    """The surroundings of one function, for the tracker.
+
+    Args:
+        code: the image.
+        fde: the function.
+        body: its bytes.
+        rows: its claims.
+        book: judges them.
+        classifier: coarse or precise.
+        callees: what is known of callees.
+    """
+
+    def __init__(
+        self,
+        code: ImageCode,
+        fde: Fde,
+        body: bytes,
+        rows: ClaimRows,
+        book: ClaimBook,
+        classifier: Classifier,
+        callees: Callees,
+    ) -> None:
+        self._code = code
+        self._fde = fde
+        self._body = body
+        self._rows = rows
+        self._row_offsets = [offset for offset, _ in rows]
+        self._book = book
+        self._classifier = classifier
+        self._callees = callees
+        self._tables: dict[int, list[int]] | None = None
+        self._sites: list[CallSite] | None = None
+        #: Why calls were taken not to return: index to "name", "code" or "shape of the CFI".
+        self.noreturn: dict[int, str] = {}
+        self._leaders: set[int] | None = None
+
+    def claim_at(self, offset: int) -> Claim | None:
+        """Return the claim in force at an offset from the function's begin."""
+        position = bisect_right(self._row_offsets, offset) - 1
+        return self._rows[position][1] if position >= 0 else None
+
+    # -- Surroundings ------------------------------------------------------------------------
+
+    def call_effect(
+        self, listing: Listing, index: int, target: int | None, state: State
+    ) -> Effect | None:
+        """See :class:`fullframe.track.flow.Surroundings`."""
+        if index + 1 >= len(listing.starts):
+            return None
+        classifier = self._classifier
+        if target is not None and classifier.space.machine.bits == 32:
+            clobbered = self._callees.clobbered(target)
+            if clobbered:
+                return classifier.call_that_clobbers(clobbered)
+        if not classifier.space.precise:
+            return classifier.call
+        if target is not None and self._callees.never_returns(target):
+            self.noreturn[index] = "callee"
+            return None
+        if target is not None and classifier.space.machine.bits == 32:
+            popped = self._callees.popped_bytes(target)
+            if popped:
+                return classifier.call_that_pops(popped)
+        return self._by_shape(listing, index, state)
+
+    def _by_shape(self, listing: Listing, index: int, state: State) -> Effect | None:
+        """Judge a call by the rows around it, where the callee is not known.
+
+        A compiler that knows that a call does not return puts the code of another path, with
+        another row, right behind it; on i386 a row that takes a few bytes off the CFA's
+        distance right behind a call says that the callee popped them.
+        """
+        classifier = self._classifier
+        here, there = listing.starts[index], listing.starts[index + 1]
+        before, after = self.claim_at(here), self.claim_at(there)
+        if before is None or after is None:
+            return classifier.call
+        if before is after and not self.is_leader(listing, index + 1):
+            return classifier.call
+        space, book = classifier.space, self._book
+        returned = classifier.call.after(space, state)
+        address = listing.begin + there
+        if book.judge(space, returned, after, address).answer is Answer.PROVED:
+            return classifier.call
+        if book.judge(space, state, before, listing.begin + here).answer is not Answer.PROVED:
+            return classifier.call
+        if space.machine.bits == 32:
+            for popped_bytes in range(4, 68, 4):
+                effect = classifier.call_that_pops(popped_bytes)
+                popped = effect.after(space, state)
+                if book.judge(space, popped, after, address).answer is Answer.PROVED:
+                    return effect
+        self.noreturn[index] = "shape of the CFI"
+        return None
+
+    def jump_targets(self, listing: Listing, index: int, state: State) -> list[int] | None:
+        """See :class:`fullframe.track.flow.Surroundings`."""
+        if self._tables is None:
+            reader = TableReader(
+                self._classifier.space.machine,
+                self._code.read_word,
+                self._code.got,
+                lambda address: self._is_jump_target(listing, address),
+            )
+            self._tables = reader.find(self._body, self._fde.begin)
+        targets = self._tables.get(listing.starts[index])
+        if targets:
+            return [target - listing.begin for target in targets]
+        return [] if is_like_entry(self._classifier.space.machine.callee_saved, state) else None
+
+    def entered_by_call(self, listing: Listing, offset: int) -> bool:
+        """See :class:`fullframe.track.flow.Surroundings`."""
+        claim = self.claim_at(offset)
+        if claim is None:
+            return False
+        space = self._classifier.space
+        state = space.function_entry()
+        return self._book.judge(space, state, claim, listing.begin + offset).answer is Answer.PROVED
+
+    def landing_pads(self, listing: Listing, index: int) -> tuple[int, ...]:
+        """See :class:`fullframe.track.flow.Surroundings`."""
+        if self._fde.lsda is None:
+            return ()
+        if self._sites is None:
+            try:
+                lsda = read_lsda(self._code.image, self._fde.lsda, self._fde.begin)
+                self._sites = sorted(lsda.call_sites, key=lambda site: site.begin)
+            except FullframeError:
+                self._sites = []
+        address = listing.begin + listing.starts[index]
+        sites = self._sites
+        low, high = 0, len(sites)
+        while low < high:
+            middle = (low + high) // 2
+            if sites[middle].end <= address:
+                low = middle + 1
+            else:
+                high = middle
+        if low < len(sites) and sites[low].begin <= address:
+            pad = sites[low].landing_pad
+            if pad is not None:
+                return (pad - listing.begin,)
+        return ()
+
+    # -- helpers -----------------------------------------------------------------------------
+
+    def _is_jump_target(self, listing: Listing, address: int) -> bool:
+        if listing.begin <= address < listing.end:
+            return listing.index_of(address - listing.begin) is not None
+        # A case may live in the function's cold part, which has an FDE of its own.
+        fde = self._code.covering(address)
+        return fde is not None and self._code.is_code(address) and not self._starts_function(fde)
+
+    def _starts_function(self, fde: Fde) -> bool:
+        symbol = self._code.image.symbol_at(fde.begin)
+        return symbol is not None and symbol.address == fde.begin and ".cold" not in symbol.name
+
+    def is_leader(self, listing: Listing, index: int) -> bool:
+        """Return whether control arrives at an instruction from elsewhere than the one before."""
+        if self._leaders is None:
+            self._leaders = {event[0] for event in listing.events if event[1] == LEADER}
+        return index in self._leaders
+
+
+def is_like_entry(callee_saved: tuple[int, ...], state: State) -> bool:
+    """Return whether a state looks as at a function's entry: a jump from there is a tail call."""
+    pointer = state.registers[SP]
+    return (
+        isinstance(pointer, Address)
+        and pointer.region is CFA_REGION
+        and -8 <= pointer.offset_bytes < 0
+        and all(state.registers[register] is entry(register) for register in callee_saved)
+    )
+
+
+def _got_address(image: Image) -> int | None:
+    for name in (".got.plt", ".got"):
+        for section in image.sections:
+            if section.name == name and section.address:
+                return section.address
+    return None
