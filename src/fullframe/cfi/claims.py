@@ -39,10 +39,12 @@ from fullframe.track.values import (
     UNKNOWN,
     Address,
     Constant,
+    Derived,
     Entry,
     Value,
     constant,
     entry,
+    is_joined,
 )
 from fullframe.x86.registers import IP, SP, Machine
 
@@ -244,7 +246,7 @@ class ClaimBook:
         caller's frame for one that it read from memory. Nothing that the function was entered
         with can be held against what is said of the other context.
         """
-        if isinstance(cfa, Address) or cfa is UNKNOWN:
+        if isinstance(cfa, Address | Derived) or cfa is UNKNOWN:
             return False
         if SP in claim.rules:
             return True
@@ -343,10 +345,10 @@ class ClaimBook:
 
     def _doubt_of_cfa(self, state: State, claim: Claim, value: Value) -> Doubt:
         claimed = f"CFA = {self.describe_cfa(claim.cfa)}"
-        if value is UNKNOWN:
-            reason = "the value of the CFA rule is not known here"
-            if claim.cfa is None:
-                return Doubt(CFA_COLUMN, Answer.WRONG, "no CFA rule", "no CFA", "")
+        if claim.cfa is None:
+            return Doubt(CFA_COLUMN, Answer.WRONG, "no CFA rule", "no CFA", "")
+        if value is UNKNOWN or isinstance(value, Derived) or _is_joined(value):
+            reason = "paths bring the registers of the rule to different places"
             return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
         where, suggestion = self._where_cfa_is(state)
         if where is None and not isinstance(value, Address):
@@ -449,6 +451,10 @@ class ClaimBook:
         if isinstance(value, Constant):
             return f"{value.number:#x}"
         return "?" if value is UNKNOWN else "-"
+
+
+def _is_joined(value: Value) -> bool:
+    return isinstance(value, Address) and is_joined(value.region)
 
 
 def _frame_place(place: Address | tuple[object, int]) -> str:

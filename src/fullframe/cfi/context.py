@@ -47,12 +47,12 @@ class ImageCode:
         return bytes(self.image.read(fde.begin, fde.end - fde.begin))
 
     def code_at(self, target: int) -> tuple[int, bytes] | None:
-        """Return (begin, code) of the function that starts at ``target``."""
+        """Return (``target``, code) from ``target`` to the end of the function there."""
         fde = self.covering(target)
-        if fde is None or fde.begin != target:
+        if fde is None:
             return None
         try:
-            return target, self.code_of(fde)
+            return target, bytes(self.image.read(target, fde.end - target))
         except FullframeError:
             return None
 
@@ -113,6 +113,8 @@ class FunctionContext:
         #: Why calls were taken not to return: index to "name", "code" or "shape of the CFI".
         self.noreturn: dict[int, str] = {}
         self._leaders: set[int] | None = None
+        section = code.image.section_at(fde.begin)
+        self._in_plt = section is not None and section.name == ".plt"
 
     def claim_at(self, offset: int) -> Claim | None:
         """Return the claim in force at an offset from the function's begin."""
@@ -141,9 +143,16 @@ class FunctionContext:
             popped = self._callees.popped_bytes(target)
             if popped:
                 return classifier.call_that_pops(popped)
-        return self._by_shape(listing, index, state)
+        usual = classifier.call
+        if target is not None:
+            kept = self._callees.kept(target)
+            if kept:
+                usual = classifier.call_that_keeps(kept)
+        return self._by_shape(listing, index, state, usual)
 
-    def _by_shape(self, listing: Listing, index: int, state: State) -> Effect | None:
+    def _by_shape(
+        self, listing: Listing, index: int, state: State, usual: Effect
+    ) -> Effect | None:
         """Judge a call by the rows around it, where the callee is not known.
 
         A compiler that knows that a call does not return puts the code of another path, with
@@ -154,16 +163,16 @@ class FunctionContext:
         here, there = listing.starts[index], listing.starts[index + 1]
         before, after = self.claim_at(here), self.claim_at(there)
         if before is None or after is None:
-            return classifier.call
+            return usual
         if before is after and not self.is_leader(listing, index + 1):
-            return classifier.call
+            return usual
         space, book = classifier.space, self._book
-        returned = classifier.call.after(space, state)
+        returned = usual.after(space, state)
         address = listing.begin + there
         if book.judge(space, returned, after, address).answer is Answer.PROVED:
-            return classifier.call
+            return usual
         if book.judge(space, state, before, listing.begin + here).answer is not Answer.PROVED:
-            return classifier.call
+            return usual
         if space.machine.bits == 32:
             for popped_bytes in range(4, 68, 4):
                 effect = classifier.call_that_pops(popped_bytes)
@@ -186,7 +195,12 @@ class FunctionContext:
         targets = self._tables.get(listing.starts[index])
         if targets:
             return [target - listing.begin for target in targets]
-        return [] if is_like_entry(self._classifier.space.machine.callee_saved, state) else None
+        if not is_like_entry(self._classifier.space.machine.callee_saved, state):
+            return None
+        if self._in_plt and index + 1 < len(listing.starts):
+            # Until it is bound, a stub's slot leads to the stub's own next instruction.
+            return [listing.starts[index + 1]]
+        return []
 
     def entered_by_call(self, listing: Listing, offset: int) -> bool:
         """See :class:`fullframe.track.flow.Surroundings`."""
@@ -229,11 +243,18 @@ class FunctionContext:
             return listing.index_of(address - listing.begin) is not None
         # A case may live in the function's cold part, which has an FDE of its own.
         fde = self._code.covering(address)
-        return fde is not None and self._code.is_code(address) and not self._starts_function(fde)
+        return fde is not None and fde is not self._fde and self._is_fragment(fde)
 
-    def _starts_function(self, fde: Fde) -> bool:
-        symbol = self._code.image.symbol_at(fde.begin)
-        return symbol is not None and symbol.address == fde.begin and ".cold" not in symbol.name
+    def _is_fragment(self, fde: Fde) -> bool:
+        """Return whether an FDE starts with a frame already built: it is no function's entry."""
+        rows = fde.relative_rows()
+        if not rows:
+            return False
+        _, cfa, registers, _ = rows[0]
+        space = self._classifier.space
+        claim = self._book.claim(cfa, registers)
+        verdict = self._book.judge(space, space.function_entry(), claim, fde.begin)
+        return verdict.answer is not Answer.PROVED
 
     def is_leader(self, listing: Listing, index: int) -> bool:
         """Return whether control arrives at an instruction from elsewhere than the one before."""

@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from iced_x86 import Decoder, Mnemonic, Register
+from iced_x86 import (
+    Decoder,
+    DecoderOptions,
+    FlowControl,
+    InstructionInfoFactory,
+    Mnemonic,
+    Register,
+)
 
-from fullframe.track.classify import _HARDWARE, Classifier
+from fullframe.track.classify import _HARDWARE, WRITES, Classifier
 from fullframe.track.listing import (
     BRANCH,
     CALL,
@@ -20,6 +27,11 @@ from fullframe.track.listing import (
     STOP,
     Listing,
     decode,
+)
+from fullframe.x86.registers import AX, CX, R11
+
+_DIRECT: Final = frozenset(
+    {FlowControl.CALL, FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH}
 )
 
 #: Functions that never return, by name; from the C, POSIX and C++ standards, the GNU C library's
@@ -133,7 +145,7 @@ class CodeSource(Protocol):
         """Name of the function at an address or behind the PLT stub there."""
 
     def code_at(self, target: int) -> tuple[int, bytes] | None:
-        """(begin, code) of the function that starts at ``target``, if it is in the image."""
+        """(``target``, the code from there to its function's end), if it is in the image."""
 
 
 class Callees:
@@ -150,6 +162,8 @@ class Callees:
         self._never_returns: dict[int, bool] = {}
         self._popped: dict[int, int | None] = {}
         self._thunks: dict[int, tuple[int, ...]] = {}
+        self._written: dict[int, frozenset[int] | None] = {}
+        self._factory = InstructionInfoFactory()
 
     def never_returns(self, target: int, depth: int = 0) -> bool:
         """Return whether the function at ``target`` is known never to return."""
@@ -190,10 +204,65 @@ class Callees:
         if found is None or len(found[1]) > 1 << 16:
             return None
         amounts = set()
-        for instruction in Decoder(self._classifier.space.machine.bits, found[1], 0, found[0]):
+        for instruction in Decoder(
+                self._classifier.space.machine.bits, found[1], DecoderOptions.NONE, found[0]
+            ):
             if instruction.mnemonic == Mnemonic.RET:
                 amounts.add(instruction.immediate16 if instruction.op_count else 0)
         return amounts.pop() if len(amounts) == 1 else None
+
+    def kept(self, target: int) -> frozenset[int]:
+        """Return the caller-clobbered registers that the function at ``target`` never writes.
+
+        Hand-written code calls helpers of its own that keep more than the ABI asks.
+        """
+        written = self.written(target)
+        if written is None:
+            return frozenset()
+        return frozenset(self._classifier.scratch) - written
+
+    def written(self, target: int, depth: int = 0) -> frozenset[int] | None:
+        """Return the general registers that a callee may write, or None where not all is seen."""
+        if target in self._written:
+            return self._written[target]
+        if depth >= 6:
+            return None
+        self._written[target] = frozenset()  # recursion adds nothing of its own
+        answer = self._find_written(target, depth)
+        self._written[target] = answer
+        return answer
+
+    def _find_written(self, target: int, depth: int) -> frozenset[int] | None:
+        found = self._source.code_at(target)
+        if found is None or len(found[1]) > 1 << 14:
+            return None
+        begin, code = found
+        end = begin + len(code)
+        written: set[int] = set()
+        for instruction in Decoder(
+            self._classifier.space.machine.bits, code, DecoderOptions.NONE, begin
+        ):
+            if instruction.is_invalid:
+                return None
+            flow = instruction.flow_control
+            if flow in (FlowControl.INDIRECT_CALL, FlowControl.INDIRECT_BRANCH):
+                return None
+            if flow in _DIRECT:
+                if instruction.mnemonic in (Mnemonic.SYSCALL, Mnemonic.SYSENTER):
+                    written.update((AX, CX, R11))
+                    continue
+                there = instruction.near_branch_target
+                if begin <= there < end and flow != FlowControl.CALL:
+                    continue
+                inner = self.written(there, depth + 1)
+                if inner is None:
+                    return None
+                written |= inner
+                continue
+            for used in self._factory.info(instruction).used_registers():
+                if used.access in WRITES and used.register in _HARDWARE:
+                    written.add(_HARDWARE[used.register])
+        return frozenset(written)
 
     def clobbered(self, target: int) -> tuple[int, ...]:
         """Return the registers that a program-counter thunk at ``target`` loads.
@@ -208,7 +277,9 @@ class Callees:
         found = self._source.code_at(target)
         if found is None:
             return ()
-        decoder = Decoder(self._classifier.space.machine.bits, found[1][:32], 0, found[0])
+        decoder = Decoder(
+            self._classifier.space.machine.bits, found[1][:32], DecoderOptions.NONE, found[0]
+        )
         body = [i for i in (decoder.decode(), decoder.decode()) if i.mnemonic != Mnemonic.ENDBR32]
         if (
             len(body) == 2

@@ -55,7 +55,7 @@ FULL_LOOK: Final = 2
 FLOW: Final = 3
 UNSEEN: Final = -1
 
-_WRITES = frozenset(
+WRITES = frozenset(
     {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 )
 _MOST_ENCODINGS = 1 << 19
@@ -115,6 +115,11 @@ class Classifier:
         """A call whose callee takes ``popped_bytes`` of arguments off the stack."""
         return self.intern(("call pops", popped_bytes), lambda: fx.call(self.scratch, popped_bytes))
 
+    def call_that_keeps(self, kept: frozenset[int]) -> Effect:
+        """A call whose callee leaves these caller-clobbered registers alone."""
+        scratch = tuple(register for register in self.scratch if register not in kept)
+        return self.intern(("call keeps", kept), lambda: fx.call(scratch))
+
     def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
         """A call whose callee also changes these registers."""
         return self.intern(
@@ -149,17 +154,17 @@ class Classifier:
         for operand in range(instruction.op_count):
             if instruction.op_kind(operand) == OpKind.REGISTER:
                 operand_registers.add(RegisterExt.full_register(instruction.op_register(operand)))
-            if info.op_access(operand) in _WRITES:
+            if info.op_access(operand) in WRITES:
                 if operand != 0:
                     return FULL_LOOK
                 level = WRITES_OPERAND_0
         for used in info.used_registers():
-            if used.access not in _WRITES:
+            if used.access not in WRITES:
                 continue
             full = RegisterExt.full_register(used.register)
             if full not in operand_registers and self.tracked_register[used.register]:
                 return FULL_LOOK
-        if level == DISMISSED and any(m.access in _WRITES for m in info.used_memory()):
+        if level == DISMISSED and any(m.access in WRITES for m in info.used_memory()):
             return FULL_LOOK
         return level
 
@@ -194,7 +199,7 @@ class Classifier:
         info = self._factory.info(i)
         registers, vectors, parts = set(), set(), []
         for used in info.used_registers():
-            if used.access in _WRITES and self.tracked_register[used.register]:
+            if used.access in WRITES and self.tracked_register[used.register]:
                 if used.register in _VECTOR:
                     vectors.add(_VECTOR[used.register])
                 else:
@@ -213,7 +218,7 @@ class Classifier:
             parts.append(fx.clobber_vector(vector))
         if not i.is_stack_instruction and not i.has_rep_prefix and not i.has_repne_prefix:
             for memory in info.used_memory():
-                if memory.access not in _WRITES or not self.tracked_base[memory.base]:
+                if memory.access not in WRITES or not self.tracked_base[memory.base]:
                     continue
                 size = max(self._memory_size(i), 1)
                 place = self._memory_operand(i)
@@ -290,7 +295,7 @@ def _mov(c: Classifier, i: Instruction) -> Made:
             return _made(("copy", target, source), fx.copy(target, source))
         if i.op1_kind == OpKind.MEMORY:
             place = c._memory_operand(i)
-            if place[0] is not None and not place[2]:
+            if place[0] is not None:
                 return _made(("load", target, place), fx.load(target, place))
             return None
         number = c._immediate(i, 1)
@@ -374,18 +379,13 @@ def _add_or_sub(sign: int) -> object:
             return _made(
                 ("add register", target, source, sign), fx.add_register(target, source, sign)
             )
-        if target == SP:  # a distance from memory: alloca
-            return _made(("extend",), _extend_unknown)
+        if c.space.precise or target == SP:  # a distance from memory: alloca
+            return _made(("add something", target), fx.add_something(target))
         return None
 
     return handler
 
 
-def _extend_unknown(space: StateSpace, state: fx.State) -> fx.State:
-    value = state.registers[SP]
-    if isinstance(value, fx.Address):
-        return fx._extend(space, state, value)
-    return space.with_register(state, SP, UNKNOWN)
 
 
 def _increment(delta: int) -> object:

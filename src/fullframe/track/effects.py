@@ -16,10 +16,12 @@ from fullframe.track.values import (
     VECTOR_REGION,
     Address,
     Constant,
+    Derived,
     Entry,
     Value,
     address,
     constant,
+    derived,
     extended,
     realigned,
 )
@@ -63,7 +65,9 @@ def moved(value: Value, delta_bytes: int, space: StateSpace) -> Value:
         return address(value.region, value.offset_bytes + delta_bytes)
     if isinstance(value, Constant):
         return constant((value.number + delta_bytes) & ((1 << space.machine.bits) - 1))
-    return value if value is UNKNOWN or delta_bytes == 0 else OTHER
+    if value is UNKNOWN or delta_bytes == 0 or isinstance(value, Derived):
+        return value
+    return OTHER
 
 
 def place_of(space: StateSpace, state: State, memory: Memory) -> Value:
@@ -86,6 +90,11 @@ def _set(space: StateSpace, state: State, register: int, value: Value) -> State:
     ):
         # The coarse space keeps frame addresses in the stack and frame pointers only.
         value = OTHER
+    elif isinstance(value, Derived):
+        if register == SP:
+            return _extend(space, state, value.origin)
+        if not space.precise:
+            value = OTHER
     return space.with_register(state, register, value)
 
 
@@ -152,11 +161,7 @@ def load_address(target: int, memory: Memory) -> Apply:
         if base is None:
             return _set(space, state, target, OTHER)
         value = state.registers[base]
-        if indexed:
-            known = isinstance(value, Address) and target == SP
-            result = address(extended(value), 0) if known and isinstance(value, Address) else OTHER
-        else:
-            result = moved(value, displacement, space)
+        result = _near_to(value) if indexed else moved(value, displacement, space)
         return _set(space, state, target, result)
 
     return apply
@@ -172,9 +177,8 @@ def load_sum(target: int, base: int, index: int, scale: int, displacement: int) 
         if isinstance(value, Address) and isinstance(count, Constant):
             distance = _signed(count.number, space) * scale + displacement
             return _set(space, state, target, moved(value, distance, space))
-        if isinstance(value, Address) and target == SP:
-            return _set(space, state, target, address(extended(value), 0))
-        return _set(space, state, target, OTHER)
+        result = _near_to(value)
+        return _set(space, state, target, _near_to(count) if result is OTHER else result)
 
     return apply
 
@@ -218,11 +222,17 @@ def add_register(register: int, source: int, sign: int) -> Apply:
         if isinstance(value, Constant) and isinstance(distance, Address) and sign > 0:
             result = moved(distance, _signed(value.number, space), space)
             return _set(space, state, register, result)
-        if register == SP and isinstance(value, Address):
-            return _extend(space, state, value)
-        return _set(space, state, register, UNKNOWN if value is UNKNOWN else OTHER)
+        result = _near_to(value)
+        if result is OTHER and sign > 0:
+            result = _near_to(distance)
+        return _set(space, state, register, result)
 
     return apply
+
+
+def add_something(register: int) -> Apply:
+    """``add`` or ``sub`` of a number that is not tracked."""
+    return lambda space, state: _set(space, state, register, _near_to(state.registers[register]))
 
 
 def align(register: int, mask: int) -> Apply:
@@ -234,9 +244,16 @@ def align(register: int, mask: int) -> Apply:
             return _set(space, state, register, address(realigned(value), 0))
         if isinstance(value, Constant):
             return _set(space, state, register, constant(value.number & mask))
-        return _set(space, state, register, value if value is UNKNOWN else OTHER)
+        return _set(space, state, register, _near_to(value))
 
     return apply
+
+
+def _near_to(value: Value) -> Value:
+    """Return what an address, moved by an unknown distance, becomes."""
+    if isinstance(value, Address):
+        return derived(value)
+    return value if value is UNKNOWN or isinstance(value, Derived) else OTHER
 
 
 def _extend(space: StateSpace, state: State, pointer: Address) -> State:

@@ -83,8 +83,6 @@ class TableReader:
         for instruction in Decoder(self._machine.bits, code, 0, begin):
             if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
                 known = reader.target_of(instruction)
-                if known is None:
-                    known = reader.guess(instruction)
                 if known is not None:
                     jumps[instruction.ip - begin] = (known, reader.bound())
             reader.see(instruction)
@@ -155,10 +153,6 @@ class _Reading:
                 return known
         return None
 
-    def guess(self, i: Instruction) -> Known | None:
-        """The only base that the function ever put into the jump's registers."""
-        return None
-
     def see(self, i: Instruction) -> None:
         """Follow one instruction."""
         self._since_bound += 1
@@ -171,6 +165,9 @@ class _Reading:
                         del self.registers[register]
             elif flow == FlowControl.CONDITIONAL_BRANCH and self._compared is not None:
                 self._bound, self._since_bound = self._compared + 1, 0
+            elif flow in (FlowControl.RETURN, FlowControl.UNCONDITIONAL_BRANCH):
+                # What follows is reached from elsewhere: bases loaded once are still there.
+                self.registers = dict(self.by_register)
             return
         if mnemonic == Mnemonic.CMP:
             kind = i.op1_kind
@@ -188,8 +185,8 @@ class _Reading:
             return
         if i.op0_kind != OpKind.REGISTER or i.op0_register not in _HARDWARE:
             return
-        if mnemonic in (Mnemonic.TEST, Mnemonic.PUSH, Mnemonic.BT):
-            return
+        if mnemonic in (Mnemonic.TEST, Mnemonic.PUSH, Mnemonic.POP, Mnemonic.BT):
+            return  # a pop belongs to an epilogue, and code after it is reached from elsewhere
         target = _HARDWARE[i.op0_register]
         value = self._value(i, target)
         if value is None:

@@ -16,10 +16,13 @@ from fullframe.track.values import (
     OTHER,
     UNKNOWN,
     Address,
+    Derived,
     Region,
     Value,
     address,
     entry,
+    is_joined,
+    joined,
 )
 from fullframe.x86.registers import IP, SP, Machine
 
@@ -65,8 +68,9 @@ class State:
     def word_at(self, place: Value) -> Value:
         """Return the word at an address: a tracked value, ``OTHER`` or ``UNKNOWN``."""
         if isinstance(place, Address):
-            return self.slots.get((place.region, place.offset_bytes), OTHER)
-        return UNKNOWN if place is UNKNOWN else OTHER
+            unnamed = UNKNOWN if is_joined(place.region) else OTHER
+            return self.slots.get((place.region, place.offset_bytes), unnamed)
+        return UNKNOWN if place is UNKNOWN or isinstance(place, Derived) else OTHER
 
 
 class StateSpace:
@@ -134,8 +138,30 @@ class StateSpace:
             for key in other.slots:
                 if key not in slots:
                     slots[key] = UNKNOWN
+            if self.precise and registers[SP] is UNKNOWN:
+                registers = self._join_stacks(one, other, registers, slots)
             found = one.joined[other] = self.make(registers, slots)
         return found
+
+    def _join_stacks(
+        self, one: State, other: State, registers: tuple[Value, ...], slots: Slots
+    ) -> tuple[Value, ...]:
+        """Keep what both paths have at the same distance from their stack pointers."""
+        mine, theirs = one.registers[SP], other.registers[SP]
+        if not isinstance(mine, Address) or not isinstance(theirs, Address):
+            return registers
+        region = joined(mine, theirs)
+        if region is None:
+            return registers
+        for key in [key for key in slots if key[0] is region]:
+            del slots[key]
+        for (where, offset), value in one.slots.items():
+            if where is not mine.region:
+                continue
+            distance = offset - mine.offset_bytes
+            if other.slots.get((theirs.region, theirs.offset_bytes + distance)) is value:
+                slots[region, distance] = value
+        return (*registers[:SP], address(region, 0), *registers[SP + 1 :])
 
     def with_register(self, state: State, register: int, value: Value) -> State:
         """Return the state with one register changed."""

@@ -63,6 +63,22 @@ class Address(Value):
         return f"{self.region.name}{self.offset_bytes:+d}"
 
 
+class Derived(Value):
+    """An address an unknown distance from a known one.
+
+    Nothing can be said of the memory there, until it becomes the stack pointer: then it is the
+    origin of an extended stack.
+    """
+
+    __slots__ = ("origin",)
+
+    def __init__(self, origin: Address) -> None:
+        self.origin = origin
+
+    def __repr__(self) -> str:
+        return f"near({self.origin!r})"
+
+
 class Constant(Value):
     """A known number, unsigned, of the machine's word size."""
 
@@ -102,6 +118,7 @@ _entries: dict[int, Entry] = {}
 _constants: dict[int, Constant] = {}
 _addresses: dict[tuple[Region, int], Address] = {}
 _derived: dict[tuple[str, Address], Region] = {}
+_near: dict[Address, Derived] = {}
 
 
 def entry(register: int) -> Entry:
@@ -131,6 +148,14 @@ def address(region: Region, offset_bytes: int) -> Address:
     return found
 
 
+def derived(origin: Address) -> Derived:
+    """Return the interned :class:`Derived` of an address."""
+    found = _near.get(origin)
+    if found is None:
+        found = _near[origin] = Derived(origin)
+    return found
+
+
 def realigned(origin: Address) -> Region:
     """Return the region that starts where ``origin`` was rounded down to an alignment."""
     return _derive("realigned stack", origin)
@@ -145,6 +170,41 @@ def extended(origin: Address) -> Region:
     while origin.region.name == "extended stack" and origin.region.parent is not None:
         origin = origin.region.parent
     return _derive("extended stack", origin)
+
+
+def joined(one: Address, other: Address) -> Region | None:
+    """Return the region of a stack pointer that paths bring to different places.
+
+    A loop may move the stack pointer by a number of bytes each time round. What it finds at a
+    distance from the stack pointer is then known although the place is not.
+
+    Args:
+        one: the stack pointer on one path.
+        other: on the other.
+
+    Returns:
+        The region, whose origin is wherever the stack pointer is; None where the two do not
+        come from one stack.
+    """
+    origin = _root(one)
+    if origin.region is not _root(other).region:
+        return None
+    return _derive("joined stack", address(origin.region, 0))
+
+
+def is_joined(region: Region) -> bool:
+    """Return whether a region is one of :func:`joined`, or derived from one."""
+    while region.name != "joined stack":
+        if region.parent is None:
+            return False
+        region = region.parent.region
+    return True
+
+
+def _root(place: Address) -> Address:
+    while place.region.name in ("joined stack", "extended stack") and place.region.parent:
+        place = place.region.parent
+    return place
 
 
 def _derive(name: str, origin: Address) -> Region:
