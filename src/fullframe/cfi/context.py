@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 from fullframe.cfi.claims import Answer, Claim, ClaimBook
 from fullframe.cfi.frames import Fde
@@ -13,7 +13,7 @@ from fullframe.track.calls import Callees
 from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
 from fullframe.track.jump_tables import TableReader
-from fullframe.track.listing import LEADER, Listing
+from fullframe.track.listing import Listing
 from fullframe.track.state import State
 from fullframe.track.values import CFA_REGION, Address, entry
 from fullframe.x86.registers import SP
@@ -112,7 +112,6 @@ class FunctionContext:
         self._sites: list[CallSite] | None = None
         #: Why calls were taken not to return: index to "name", "code" or "shape of the CFI".
         self.noreturn: dict[int, str] = {}
-        self._leaders: set[int] | None = None
         section = code.image.section_at(fde.begin)
         self._in_plt = section is not None and section.name == ".plt"
 
@@ -150,9 +149,7 @@ class FunctionContext:
                 usual = classifier.call_that_keeps(kept)
         return self._by_shape(listing, index, state, usual)
 
-    def _by_shape(
-        self, listing: Listing, index: int, state: State, usual: Effect
-    ) -> Effect | None:
+    def _by_shape(self, listing: Listing, index: int, state: State, usual: Effect) -> Effect | None:
         """Judge a call by the rows around it, where the callee is not known.
 
         A compiler that knows that a call does not return puts the code of another path, with
@@ -184,6 +181,22 @@ class FunctionContext:
 
     def jump_targets(self, listing: Listing, index: int, state: State) -> list[int] | None:
         """See :class:`fullframe.track.flow.Surroundings`."""
+        like_entry = is_like_entry(self._classifier.space.machine.callee_saved, state)
+        # Most indirect jumps from a frame that looks as at entry are tail calls. The coarse
+        # space takes that for granted: were it a jump table, its targets would stay unreached,
+        # and the precise space looks at the table first.
+        if not like_entry or self._classifier.space.precise:
+            targets = self._tables_of(listing).get(listing.starts[index])
+            if targets:
+                return [target - listing.begin for target in targets]
+            if not like_entry:
+                return None
+        if self._in_plt and index + 1 < len(listing.starts):
+            # Until it is bound, a stub's slot leads to the stub's own next instruction.
+            return [listing.starts[index + 1]]
+        return []
+
+    def _tables_of(self, listing: Listing) -> dict[int, list[int]]:
         if self._tables is None:
             reader = TableReader(
                 self._classifier.space.machine,
@@ -191,16 +204,8 @@ class FunctionContext:
                 self._code.got,
                 lambda address: self._is_jump_target(listing, address),
             )
-            self._tables = reader.find(self._body, self._fde.begin)
-        targets = self._tables.get(listing.starts[index])
-        if targets:
-            return [target - listing.begin for target in targets]
-        if not is_like_entry(self._classifier.space.machine.callee_saved, state):
-            return None
-        if self._in_plt and index + 1 < len(listing.starts):
-            # Until it is bound, a stub's slot leads to the stub's own next instruction.
-            return [listing.starts[index + 1]]
-        return []
+            self._tables = reader.find(self._body, listing.begin)
+        return self._tables
 
     def entered_by_call(self, listing: Listing, offset: int) -> bool:
         """See :class:`fullframe.track.flow.Surroundings`."""
@@ -258,9 +263,8 @@ class FunctionContext:
 
     def is_leader(self, listing: Listing, index: int) -> bool:
         """Return whether control arrives at an instruction from elsewhere than the one before."""
-        if self._leaders is None:
-            self._leaders = {event[0] for event in listing.events if event[1] == LEADER}
-        return index in self._leaders
+        position = bisect_left(listing.leaders, index)
+        return position < len(listing.leaders) and listing.leaders[position] == index
 
 
 def is_like_entry(callee_saved: tuple[int, ...], state: State) -> bool:

@@ -205,8 +205,8 @@ class Callees:
             return None
         amounts = set()
         for instruction in Decoder(
-                self._classifier.space.machine.bits, found[1], DecoderOptions.NONE, found[0]
-            ):
+            self._classifier.space.machine.bits, found[1], DecoderOptions.NONE, found[0]
+        ):
             if instruction.mnemonic == Mnemonic.RET:
                 amounts.add(instruction.immediate16 if instruction.op_count else 0)
         return amounts.pop() if len(amounts) == 1 else None

@@ -26,7 +26,7 @@ from iced_x86 import (
 from fullframe.track import effects as fx
 from fullframe.track.effects import Apply, Effect, Memory
 from fullframe.track.state import StateSpace
-from fullframe.track.values import OTHER, UNKNOWN, constant
+from fullframe.track.values import OTHER, constant
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, R11, SI, SP
 
 _HARDWARE: Final[dict[int, int]] = {}
@@ -53,6 +53,8 @@ DISMISSED: Final = 0
 WRITES_OPERAND_0: Final = 1
 FULL_LOOK: Final = 2
 FLOW: Final = 3
+CONDITIONAL_BRANCH: Final = 4
+DIRECT_CALL: Final = 5
 UNSEEN: Final = -1
 
 WRITES = frozenset(
@@ -139,7 +141,16 @@ class Classifier:
         return level
 
     def _relevance_of(self, instruction: Instruction) -> int:
-        if instruction.flow_control != FlowControl.NEXT or instruction.mnemonic in (
+        flow = instruction.flow_control
+        if instruction.op_count == 1 and instruction.op0_kind in (
+            OpKind.NEAR_BRANCH32,
+            OpKind.NEAR_BRANCH64,
+        ):
+            if flow == FlowControl.CONDITIONAL_BRANCH:
+                return CONDITIONAL_BRANCH
+            if flow == FlowControl.CALL:
+                return DIRECT_CALL
+        if flow != FlowControl.NEXT or instruction.mnemonic in (
             Mnemonic.HLT,
             Mnemonic.IRET,
             Mnemonic.IRETD,
@@ -384,8 +395,6 @@ def _add_or_sub(sign: int) -> object:
         return None
 
     return handler
-
-
 
 
 def _increment(delta: int) -> object:

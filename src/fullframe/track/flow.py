@@ -1,15 +1,16 @@
 """Following a range of code: the state at every instruction boundary.
 
-A worklist of leaders; states are joined where control meets. Straight code between leaders is
-followed once for each state that arrives. What cannot be followed is left unreached, and the
+A worklist of leaders, the lowest address first; states are joined where control meets. Straight
+code between leaders is followed once for each state that arrives. What cannot be followed is left unreached, and the
 client may seed it with a premise of its own; what is reached only from a premise is *assumed*.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Protocol
 
 from fullframe.track.classify import Classifier
@@ -21,9 +22,7 @@ from fullframe.track.listing import (
     EFFECT,
     INDIRECT,
     JUMP,
-    LEADER,
     Listing,
-    add_leaders,
 )
 from fullframe.track.state import State
 
@@ -63,7 +62,10 @@ class Flow:
         contradicted: (index of a jump, target index, state) where what follows from a premise
             arrives at a place already followed.
         inner_entries: indices that calls within the range enter as functions of their own.
-        new_leaders: targets found while a piece is walked; leaders as soon as it ends.
+        pending: leaders to be followed; the lowest first, so that paths meet before they go on.
+        work: a heap of them, some perhaps no longer pending.
+        settled: leaders that a premise does not change.
+        assuming: what is being followed started from a premise.
     """
 
     listing: Listing
@@ -74,7 +76,10 @@ class Flow:
     assumed: set[int] = field(default_factory=set)
     contradicted: list[tuple[int, int, State]] = field(default_factory=list)
     inner_entries: set[int] = field(default_factory=set)
-    new_leaders: set[int] = field(default_factory=set)
+    pending: set[int] = field(default_factory=set)
+    work: list[int] = field(default_factory=list)
+    settled: frozenset[int] = frozenset()
+    assuming: bool = False
 
 
 class Follower:
@@ -106,167 +111,152 @@ class Follower:
                 their states, and the disagreement, if any, goes to ``flow.contradicted``.
         """
         listing = flow.listing
-        work: list[int] = []
-        settled = frozenset(flow.arriving) - flow.assumed if assumed else frozenset()
-        new_leaders = set()
+        flow.assuming = assumed
+        flow.settled = frozenset(flow.arriving) - flow.assumed if assumed else frozenset()
         for offset, state in seeds:
             index = listing.index_of(offset)
-            if index is None:
-                continue
-            new_leaders.add(index)
-            self._arrive(flow, work, settled, -1, index, state, assumed)
-        add_leaders(listing, new_leaders)
+            if index is not None:
+                self._arrive(flow, -1, index, state)
+        # Joins only lose knowledge, so this ends; the bound is for hostile code.
         budget = 64 * len(listing.starts) + 4096
-        while work:
-            index = work.pop()
-            self._run(flow, work, settled, index, assumed)
+        work, pending = flow.work, flow.pending
+        while work and budget:
             budget -= 1
-            if budget < 0:  # cannot happen while joins only lose knowledge; hostile code is bounded
-                break
+            index = heappop(work)
+            if index in pending:
+                pending.discard(index)
+                self._sweep(flow, index)
+        work.clear()
+        pending.clear()
 
-    def _arrive(
-        self,
-        flow: Flow,
-        work: list[int],
-        settled: frozenset[int],
-        source: int,
-        target: int,
-        state: State,
-        assumed: bool,
-    ) -> None:
+    def _arrive(self, flow: Flow, source: int, target: int, state: State) -> None:
         current = flow.arriving.get(target)
+        if current is state:
+            return
         if current is None:
             flow.arriving[target] = state
-            if assumed:
+            if flow.assuming:
                 flow.assumed.add(target)
-            work.append(target)
-        elif current is not state:
-            if target in settled:
+            if flow.listing.add_leader(target):
+                self._cut(flow, target)
+        else:
+            if target in flow.settled:
                 flow.contradicted.append((source, target, state))
                 return
             joined = self.space.join(current, state)
-            if joined is not current:
-                flow.arriving[target] = joined
-                work.append(target)
+            if joined is current:
+                return
+            flow.arriving[target] = joined
+        flow.pending.add(target)
+        heappush(flow.work, target)
 
-    def _run(
-        self, flow: Flow, work: list[int], settled: frozenset[int], leader: int, assumed: bool
-    ) -> None:
+    def _cut(self, flow: Flow, index: int) -> None:
+        """A leader came to light within a piece: follow the piece again, up to the leader."""
+        for leader, (_, stop) in flow.pieces.items():
+            if leader < index < stop:
+                flow.pending.add(leader)
+                heappush(flow.work, leader)
+
+    def _sweep(self, flow: Flow, leader: int) -> None:
+        """Follow control from a leader, on through the leaders it falls into, to where it ends."""
         listing = flow.listing
-        events = listing.events
-        state = flow.arriving[leader]
-        changes = [(leader, state)]
+        events, leaders, arriving = listing.events, listing.leaders, flow.arriving
         space = self.space
+        state = arriving[leader]
+        changes = [(leader, state)]
         position = bisect_left(events, (leader,))  # type: ignore[arg-type]
         total = len(events)
-        stop = len(listing.starts)
-        while position < total:
-            index, kind, payload = events[position]
+        end = len(listing.starts)
+        next_leader = self._leader_after(leaders, leader, end)
+        while True:
+            index = events[position][0] if position < total else end
+            if index >= next_leader:
+                if next_leader >= end:
+                    flow.pieces[leader] = (changes, end)
+                    return
+                flow.pieces[leader] = (changes, next_leader)
+                leader = next_leader
+                known = arriving.get(leader)
+                if known is not state:
+                    self._arrive(flow, leader - 1, leader, state)
+                elif leader not in flow.pending:
+                    return  # already followed from here in this state
+                if leader not in flow.pending:
+                    return
+                flow.pending.discard(leader)
+                state = arriving[leader]
+                changes = [(leader, state)]
+                next_leader = self._leader_after(leaders, leader, end)
+                continue
+            _, kind, payload = events[position]
             position += 1
             if kind == EFFECT:
-                found = state.following.get(payload)  # type: ignore[call-overload]
-                after = payload.after(space, state) if found is None else found  # type: ignore[attr-defined]
-                if after is not state:
-                    state = after
-                    changes.append((index + 1, state))
-            elif kind == LEADER:
-                if index != leader:
-                    stop = index
-                    self._arrive(flow, work, settled, index - 1, index, state, assumed)
-                    break
+                after: State | None = state.following.get(payload)  # type: ignore[call-overload]
+                if after is None:
+                    after = payload.after(space, state)  # type: ignore[attr-defined]
             elif kind == BRANCH:
-                there, here = state, state
-                if index in listing.equalities:
-                    taken, one, other = listing.equalities[index]
-                    refined = self.classifier.equal_registers(one, other).after(space, state)
-                    if taken:
-                        there = refined
-                    else:
-                        here = refined
-                self._go(flow, work, settled, index, payload, there, assumed)  # type: ignore[arg-type]
-                if here is not state:
-                    state = here
-                    changes.append((index + 1, state))
+                after = self._branch(flow, index, payload, state)  # type: ignore[arg-type]
             elif kind in (CALL, CALL_INSIDE):
-                after_call = self._call(flow, work, settled, index, kind, payload, state, assumed)
-                if after_call is None:
-                    stop = index + 1
-                    break
-                if after_call is not state:
-                    state = after_call
-                    changes.append((index + 1, state))
-            elif kind == JUMP:
-                stop = index + 1
-                self._go(flow, work, settled, index, payload, state, assumed)  # type: ignore[arg-type]
-                break
-            elif kind == INDIRECT:
-                stop = index + 1
-                offsets = self.surroundings.jump_targets(listing, index, state)
-                if offsets is None:
-                    flow.blind.add(index)
-                else:
-                    flow.blind.discard(index)
-                    for offset in offsets:
-                        self._go(flow, work, settled, index, offset, state, assumed)
-                break
+                after = self._call(flow, index, kind, payload, state)
+                if next_leader != index + 1:
+                    next_leader = self._leader_after(leaders, leader, end)
             else:
-                stop = index + 1
-                break
-        flow.pieces[leader] = (changes, stop)
-        if flow.new_leaders:
-            # Only now: while the events were walked, none of them may move.
-            for index in flow.new_leaders:
-                self._cut(flow, work, index)
-            flow.new_leaders.clear()
+                self._leave(flow, index, kind, payload, state)
+                after = None
+            if after is None:
+                flow.pieces[leader] = (changes, index + 1)
+                return
+            if after is not state:
+                state = after
+                changes.append((index + 1, state))
 
-    def _go(
-        self,
-        flow: Flow,
-        work: list[int],
-        settled: frozenset[int],
-        source: int,
-        offset: int,
-        state: State,
-        assumed: bool,
-    ) -> None:
+    @staticmethod
+    def _leader_after(leaders: list[int], leader: int, end: int) -> int:
+        position = bisect_right(leaders, leader)
+        return leaders[position] if position < len(leaders) else end
+
+    def _branch(self, flow: Flow, index: int, offset: int, state: State) -> State:
+        """Follow a conditional jump; return the state where it is not taken."""
+        target = flow.listing.targets.get(offset)
+        if flow.listing.equalities and index in flow.listing.equalities:
+            taken, one, other = flow.listing.equalities[index]
+            refined = self.classifier.equal_registers(one, other).after(self.space, state)
+            self._go(flow, index, offset, refined if taken else state)
+            return state if taken else refined
+        if target is None:
+            self._go(flow, index, offset, state)
+        elif flow.arriving.get(target) is not state:
+            self._arrive(flow, index, target, state)
+        return state
+
+    def _leave(self, flow: Flow, index: int, kind: int, payload: object, state: State) -> None:
+        """Follow what ends a piece: a jump, an indirect jump, or a stop."""
+        if kind == JUMP:
+            self._go(flow, index, payload, state)  # type: ignore[arg-type]
+        elif kind == INDIRECT:
+            offsets = self.surroundings.jump_targets(flow.listing, index, state)
+            if offsets is None:
+                flow.blind.add(index)
+                return
+            flow.blind.discard(index)
+            for offset in offsets:
+                self._go(flow, index, offset, state)
+
+    def _go(self, flow: Flow, source: int, offset: int, state: State) -> None:
         listing = flow.listing
         if 0 <= offset < listing.end - listing.begin:
             index = listing.index_of(offset)
             if index is not None:
-                self._arrive(flow, work, settled, source, index, state, assumed)
-                if index not in flow.pieces:
-                    flow.new_leaders.add(index)
-        elif not assumed:  # a premise is not for others to build on
+                self._arrive(flow, source, index, state)
+        elif not flow.assuming:  # a premise is not for others to build on
             key = (listing.begin + offset, source)
             known = flow.exits.get(key)
             flow.exits[key] = state if known is None else self.space.join(known, state)
 
-    def _cut(self, flow: Flow, work: list[int], index: int) -> None:
-        """Make a newly found target a leader, and cut the piece that ran through it."""
-        events = flow.listing.events
-        position = bisect_left(events, (index,))  # type: ignore[arg-type]
-        if (
-            position < len(events)
-            and events[position][0] == index
-            and events[position][1] == LEADER
-        ):
-            return
-        events.insert(position, (index, LEADER, None))
-        for leader, (_, stop) in flow.pieces.items():
-            if leader < index < stop:
-                work.append(leader)
-
     def _call(
-        self,
-        flow: Flow,
-        work: list[int],
-        settled: frozenset[int],
-        index: int,
-        kind: int,
-        payload: object,
-        state: State,
-        assumed: bool,
+        self, flow: Flow, index: int, kind: int, payload: object, state: State
     ) -> State | None:
+        """Follow a call; return the state after it, or None where it does not return."""
         listing, space = flow.listing, self.space
         if kind == CALL_INSIDE:
             offset: int = payload  # type: ignore[assignment]
@@ -275,16 +265,18 @@ class Follower:
             if self.surroundings.entered_by_call(listing, offset):
                 if target is not None and target not in flow.inner_entries:
                     flow.inner_entries.add(target)
-                    self._go(flow, work, settled, index, offset, space.function_entry(), assumed)
+                    self._go(flow, index, offset, space.function_entry())
             elif target == index + 1:  # the old way to read the program counter
                 return pushed
             else:
-                self._go(flow, work, settled, index, offset, pushed, assumed)
+                self._go(flow, index, offset, pushed)
             address: int | None = listing.begin + offset
         else:
             address = payload  # type: ignore[assignment]
-        after_call = self.classifier.call.after(space, state)
-        for pad in self.surroundings.landing_pads(listing, index):
-            self._go(flow, work, settled, index, pad, after_call, assumed)
+        pads = self.surroundings.landing_pads(listing, index)
+        if pads:
+            after_call = self.classifier.call.after(space, state)
+            for pad in pads:
+                self._go(flow, index, pad, after_call)
         effect = self.surroundings.call_effect(listing, index, address, state)
         return None if effect is None else effect.after(space, state)

@@ -1,7 +1,8 @@
 """A code range, decoded once: where instructions start, and which of them matter.
 
 The listing keeps no instruction objects. It keeps the offsets of the boundaries and a stream of
-events: an effect on the state, a transfer of control, or a leader, the target of a branch.
+events, an effect on the state or a transfer of control, and the leaders: the instructions where
+control arrives from elsewhere.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from iced_x86 import (
 
 from fullframe.track.classify import (
     _HARDWARE,
+    CONDITIONAL_BRANCH,
+    DIRECT_CALL,
     DISMISSED,
     FLOW,
     UNSEEN,
@@ -29,8 +32,9 @@ from fullframe.track.classify import (
     Classifier,
 )
 
+_FLOWS: Final = frozenset({FLOW, CONDITIONAL_BRANCH, DIRECT_CALL})
+
 # Kinds of events. The payload is in parentheses.
-LEADER: Final = 0  #: control arrives here from elsewhere (None)
 EFFECT: Final = 1  #: the state changes (the Effect)
 BRANCH: Final = 2  #: conditional jump (target offset)
 JUMP: Final = 3  #: unconditional jump (target offset)
@@ -53,7 +57,9 @@ class Listing:
         begin: address of the first byte.
         end: address after the last byte.
         starts: offset of each instruction from ``begin``, ascending.
-        events: (instruction index, kind, payload), ascending by index, leaders first.
+        events: (instruction index, kind, payload), ascending by index, one an index.
+        leaders: indices where control arrives from elsewhere, ascending.
+        targets: offset of each branch target within the range to its index.
         aliases: offsets within an instruction that branches enter past its prefix, to the
             index of that instruction.
         stray: targets within the range that are no instruction's start, by source index.
@@ -66,6 +72,8 @@ class Listing:
     end: int
     starts: list[int]
     events: list[Event]
+    leaders: list[int] = field(default_factory=list)
+    targets: dict[int, int] = field(default_factory=dict)
     aliases: dict[int, int] = field(default_factory=dict)
     stray: dict[int, int] = field(default_factory=dict)
     equalities: dict[int, tuple[bool, int, int]] = field(default_factory=dict)
@@ -73,10 +81,21 @@ class Listing:
 
     def index_of(self, offset: int) -> int | None:
         """Return the index of the instruction that starts at ``offset``, or None."""
+        known = self.targets.get(offset)
+        if known is not None:
+            return known
         index = bisect_left(self.starts, offset)
         if index < len(self.starts) and self.starts[index] == offset:
             return index
         return self.aliases.get(offset)
+
+    def add_leader(self, index: int) -> bool:
+        """Make an instruction a leader; return whether it was none before."""
+        position = bisect_left(self.leaders, index)
+        if position < len(self.leaders) and self.leaders[position] == index:
+            return False
+        self.leaders.insert(position, index)
+        return True
 
 
 def decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
@@ -101,6 +120,8 @@ def decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
     targets: set[int] = set()
     listing = Listing(begin, begin + len(code), starts, events)
     add_start = starts.append
+    add_target = targets.add
+    size = len(code)
     offset = 0
     index = -1
     for instruction in Decoder(bits, code, DecoderOptions.NONE, begin):
@@ -117,6 +138,19 @@ def decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
                 register or not tracked_base[instruction.memory_base]
             ):
                 continue
+        elif level == CONDITIONAL_BRANCH:
+            target = instruction.near_branch_target - begin
+            events.append((index, BRANCH, target))
+            add_target(target)
+            continue
+        elif level == DIRECT_CALL:
+            target = instruction.near_branch_target - begin
+            if 0 < target < size:
+                events.append((index, CALL_INSIDE, target))
+                add_target(target)
+            else:
+                events.append((index, CALL, begin + target))
+            continue
         elif level == FLOW:
             _flow_event(listing, classifier, instruction, index, targets)
             continue
@@ -125,7 +159,7 @@ def decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
                 events.append((index, STOP, "bytes that are no instruction"))
                 continue
             level = classifier.look_at_code(instruction)
-            if level == FLOW:
+            if level in _FLOWS:
                 _flow_event(listing, classifier, instruction, index, targets)
                 continue
             if level == DISMISSED:
@@ -165,8 +199,7 @@ def _flow_event(
         target = instruction.near_branch_target - listing.begin
         kind = JUMP if flow == FlowControl.UNCONDITIONAL_BRANCH else BRANCH
         events.append((index, kind, target))
-        if 0 <= target < listing.end - listing.begin:
-            targets.add(target)
+        targets.add(target)
     elif flow == FlowControl.CALL:
         if instruction.mnemonic != Mnemonic.CALL:  # syscall, sysenter
             events.append((index, EFFECT, classifier.system_call))
@@ -199,28 +232,18 @@ def _flow_event(
 
 
 def _mark_leaders(listing: Listing, code: bytes, bits: int, targets: set[int]) -> None:
-    leaders = set()
+    found = listing.targets
+    starts = listing.starts
+    size, count = listing.end - listing.begin, len(starts)
     for target in targets:
-        index = listing.index_of(target)
-        if index is None:
-            index = _past_a_prefix(listing, code, bits, target)
-        if index is None:
-            continue
-        leaders.add(index)
-    add_leaders(listing, leaders)
-
-
-def add_leaders(listing: Listing, leaders: set[int]) -> None:
-    """Mark instruction indices as places where control arrives from elsewhere."""
-    present = {event[0] for event in listing.events if event[1] == LEADER}
-    new = [(index, LEADER, None) for index in leaders if index not in present]
-    if new:
-        listing.events.extend(new)
-        listing.events.sort(key=_by_index_and_kind)
-
-
-def _by_index_and_kind(event: Event) -> tuple[int, int]:
-    return event[0], event[1]
+        if 0 <= target < size:
+            index: int | None = bisect_left(starts, target)
+            assert index is not None
+            if index == count or starts[index] != target:
+                index = _past_a_prefix(listing, code, bits, target)
+            if index is not None:
+                found[target] = index
+    listing.leaders = sorted(set(found.values()))
 
 
 def _past_a_prefix(listing: Listing, code: bytes, bits: int, target: int) -> int | None:
