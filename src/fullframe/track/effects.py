@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import (
+    CFA_REGION,
     OTHER,
     UNKNOWN,
     VECTOR_REGION,
@@ -92,7 +93,12 @@ def _set(space: StateSpace, state: State, register: int, value: Value) -> State:
         value = OTHER
     elif isinstance(value, Derived):
         if register == SP:
-            return _extend(space, state, value.origin)
+            origin = value.origin
+            if origin.region is CFA_REGION and origin.offset_bytes >= -space.machine.word_bytes:
+                # From the return address upward: the frame is left for another one further out
+                # (__builtin_eh_return in an unwinder).
+                return space.with_register(state, SP, OTHER)
+            return _extend(space, state, origin)
         if not space.precise:
             value = OTHER
     return space.with_register(state, register, value)
@@ -161,7 +167,9 @@ def load_address(target: int, memory: Memory) -> Apply:
         if base is None:
             return _set(space, state, target, OTHER)
         value = state.registers[base]
-        result = _near_to(value) if indexed else moved(value, displacement, space)
+        result = moved(value, displacement, space)
+        if indexed:
+            result = _near_to(result)
         return _set(space, state, target, result)
 
     return apply
@@ -177,8 +185,10 @@ def load_sum(target: int, base: int, index: int, scale: int, displacement: int) 
         if isinstance(value, Address) and isinstance(count, Constant):
             distance = _signed(count.number, space) * scale + displacement
             return _set(space, state, target, moved(value, distance, space))
-        result = _near_to(value)
-        return _set(space, state, target, _near_to(count) if result is OTHER else result)
+        result = _near_to(moved(value, displacement, space))
+        if result is OTHER:
+            result = _near_to(moved(count, displacement, space))
+        return _set(space, state, target, result)
 
     return apply
 

@@ -78,7 +78,7 @@ class TableReader:
         Returns:
             Offset of the jump from ``begin`` to target addresses, each once, in table order.
         """
-        reader = _Reading(self._machine, self._got)
+        reader = _Reading(self._machine, self._got if self._machine.bits == 32 else None)
         jumps: dict[int, tuple[Known, int | None]] = {}
         for instruction in Decoder(self._machine.bits, code, 0, begin):
             if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
@@ -86,7 +86,7 @@ class TableReader:
                 if known is not None:
                     jumps[instruction.ip - begin] = (known, reader.bound())
             reader.see(instruction)
-        starts = sorted({known.base for known, _ in jumps.values()} | reader.bases)
+        starts = sorted({known.base for known, _ in jumps.values()})
         found = {}
         for offset, (known, bound) in jumps.items():
             targets = self._entries(known, bound, starts)
@@ -96,12 +96,12 @@ class TableReader:
 
     def _entries(self, table: Known, bound: int | None, starts: list[int]) -> list[int]:
         size = table.entry_bytes
-        limit = next((start for start in starts if start > table.base), None)
-        count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
-        if bound is not None and bound <= count:
+        if bound is not None:
             targets = self._take(table, bound)
             if len(targets) == bound:
                 return list(dict.fromkeys(targets))
+        limit = next((start for start in starts if start > table.base), None)
+        count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
         return list(dict.fromkeys(self._take(table, count)))
 
     def _take(self, table: Known, count: int) -> list[int]:
@@ -130,7 +130,6 @@ class _Reading:
         self.got = got
         self.registers: dict[int, Known] = {}
         self.slots: dict[tuple[int, int], Known] = {}
-        self.bases: set[int] = set()
         self.by_register: dict[int, Known] = {}
         self._bound: int | None = None
         self._since_bound = 0
@@ -217,13 +216,11 @@ class _Reading:
         mnemonic, word = i.mnemonic, self.machine.word_bytes
         if mnemonic == Mnemonic.LEA:
             if i.is_ip_rel_memory_operand:
-                self.bases.add(i.ip_rel_memory_address)
                 return Known(i.ip_rel_memory_address)
             if i.memory_index != Register.NONE:
                 return self._lea_sum(i)
             known = self._address(i)
             if known is not None:
-                self.bases.add(known)
                 return Known(known)
             return None
         if mnemonic in (Mnemonic.MOV, Mnemonic.MOVSXD):
@@ -235,7 +232,6 @@ class _Reading:
                     return self.slots.get(slot)
                 return self._indexed(i, 4 if mnemonic == Mnemonic.MOVSXD else self._size(i))
             number = i.immediate(1)
-            self.bases.add(number)
             return Known(number)
         if mnemonic == Mnemonic.ADD:
             return self._sum(i, target, word)
@@ -303,5 +299,4 @@ class _Reading:
                 address = known.base + i.memory_displacement
         if address is None or index == Register.NONE:
             return None
-        self.bases.add(address)
         return Known(address, entry_bytes)
