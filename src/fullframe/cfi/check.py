@@ -141,7 +141,9 @@ class ImageChecker:
         self.fdes = _distinct(self.tables)
         self.code = ImageCode(image, self.fdes)
         self.callees = Callees(self.code, self.engine.coarse)
-        self._arrivals: dict[int, dict[int, State]] = {}
+        # Receiving FDE to handing FDE to address to state, and who has handed to whom.
+        self._arrivals: dict[int, dict[int, dict[int, State]]] = {}
+        self._given: dict[int, set[int]] = {}
 
     # -- one function ------------------------------------------------------------------------
 
@@ -226,20 +228,26 @@ class ImageChecker:
                 is Answer.PROVED
             )
 
-        arrivals = self._arrivals.get(fde.begin, {})
+        arrivals = [
+            arrival
+            for states in self._arrivals.get(fde.begin, {}).values()
+            for arrival in states.items()
+        ]
         section = self.image.section_at(fde.begin)
         if section is not None and section.name.startswith(".plt"):
             stride = 16 if len(listing.starts) > 2 and (fde.end - fde.begin) % 16 == 0 else 8
             for offset in range(0, fde.end - fde.begin, stride):
                 if enters(offset) and listing.index_of(offset) is not None:
                     seeds.append((offset, entry_state))
-        elif not rows or enters(0) or self._is_function(fde, arrivals):
+        elif not _starts_with_landing_pad(listing, rows) and (
+            not rows or enters(0) or self._is_function(fde, {address for address, _ in arrivals})
+        ):
             seeds.append((0, entry_state))
-        for address, state in arrivals.items():
-            seeds.append((address - fde.begin, space.make(state.registers, state.slots)))
+        for address, state in arrivals:
+            seeds.append((address - listing.begin, space.make(state.registers, state.slots)))
         return seeds
 
-    def _is_function(self, fde: Fde, arrivals: dict[int, State]) -> bool:
+    def _is_function(self, fde: Fde, arrivals: set[int]) -> bool:
         """Decide whether an FDE whose first row is not that of a called function is one."""
         if fde.begin in arrivals:
             return False
@@ -407,13 +415,14 @@ class ImageChecker:
             except FullframeError:
                 continue
             done[fde.begin] = result
-            for (target, _), state in result.exits.items():
-                receiver = self._receiver(fde, target, state)
-                if receiver is None or visits.get(receiver.begin, 0) >= _MOST_VISITS:
-                    continue
-                if self._hand_over(receiver, target, state) and receiver.begin not in queued:
-                    queue.append(receiver)
-                    queued.add(receiver.begin)
+            if result.exits or fde.begin in self._given:
+                for receiver in self._hand_over(fde, result.exits):
+                    if (
+                        receiver.begin not in queued
+                        and visits.get(receiver.begin, 0) < _MOST_VISITS
+                    ):
+                        queue.append(receiver)
+                        queued.add(receiver.begin)
             result.exits = {}
         return [done[begin] for begin in sorted(done)]
 
@@ -436,22 +445,61 @@ class ImageChecker:
                 return None
         return receiver
 
-    def _hand_over(self, receiver: Fde, target: int, state: State) -> bool:
-        arrivals = self._arrivals.setdefault(receiver.begin, {})
+    def _hand_over(self, source: Fde, exits: dict[tuple[int, int], State]) -> list[Fde]:
+        """Give the states on a function's way out to where they go.
+
+        Args:
+            source: the function.
+            exits: (address, index of the jump) to state.
+
+        Returns:
+            The FDEs for which that changed something.
+        """
         space = self.engine.precise.space
-        state = space.make(state.registers, state.slots)
-        known = arrivals.get(target)
-        if known is not None:
-            known = space.make(known.registers, known.slots)
-            joined = space.join(known, state)
-            if joined is known:
-                return False
-            state = joined
-        arrivals[target] = state
-        return True
+        given: dict[int, dict[int, State]] = {}
+        receivers: dict[int, Fde] = {}
+        for (target, _), state in exits.items():
+            receiver = self._receiver(source, target, state)
+            if receiver is None:
+                continue
+            receivers[receiver.begin] = receiver
+            states = given.setdefault(receiver.begin, {})
+            state = space.make(state.registers, state.slots)
+            known = states.get(target)
+            states[target] = state if known is None else space.join(known, state)
+        changed = []
+        for begin in self._given.get(source.begin, set()) - set(given):
+            del self._arrivals[begin][source.begin]
+            receiver = self.code.covering(begin)
+            if receiver is not None:
+                changed.append(receiver)
+        for begin, states in given.items():
+            arrivals = self._arrivals.setdefault(begin, {})
+            if arrivals.get(source.begin) != states:
+                # What an earlier visit handed over is superseded, not joined: it may have been
+                # followed before the states that lead to it were known.
+                arrivals[source.begin] = states
+                changed.append(receivers[begin])
+        self._given[source.begin] = set(given)
+        return changed
 
 
 _ASSUMED = Verdict(Answer.ASSUMED)
+
+
+def _starts_with_landing_pad(listing: Listing, rows: ClaimRows) -> bool:
+    """Recognise GCC's cold part that consists of landing pads.
+
+    A landing pad at the very begin of an LSDA's range would have offset 0, which means none;
+    so GCC puts a ``nop`` before it, with the rows of a function's entry, and nothing enters there.
+    """
+    return (
+        len(rows) > 1
+        and rows[1][0] == 1
+        and len(listing.starts) > 1
+        and listing.starts[1] == 1
+        and not (listing.events and listing.events[0][0] == 0)
+    )
 
 
 def _loaded_number(machine: Machine, body: bytes) -> int | None:

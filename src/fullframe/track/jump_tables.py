@@ -35,11 +35,13 @@ class Known:
         base: the address itself, or the address of the table.
         entry_bytes: 0 for an address; otherwise the size of the table's entries.
         added: what is added to an entry to make a target; None where nothing is yet.
+        register: hardware number of the register that ``base`` was taken from, or None.
     """
 
     base: int
     entry_bytes: int = 0
     added: int | None = None
+    register: int | None = None
 
 
 ReadWord = Callable[[int, int], int | None]
@@ -89,20 +91,32 @@ class TableReader:
         starts = sorted({known.base for known, _ in jumps.values()})
         found = {}
         for offset, (known, bound) in jumps.items():
-            targets = self._entries(known, bound, starts)
+            targets, whole = self._entries(known, bound, starts)
+            if not whole and known.added == known.base:
+                # The register was loaded with another table on the path that leads here.
+                for base in reader.loaded.get(known.register, ()):
+                    other, whole = self._entries(
+                        Known(base, known.entry_bytes, base), bound, starts
+                    )
+                    if whole:
+                        targets = other
+                        break
             if targets:
                 found[offset] = targets
         return found
 
-    def _entries(self, table: Known, bound: int | None, starts: list[int]) -> list[int]:
+    def _entries(
+        self, table: Known, bound: int | None, starts: list[int]
+    ) -> tuple[list[int], bool]:
+        """Return a table's targets, and whether all that the bound check lets through are."""
         size = table.entry_bytes
         if bound is not None:
             targets = self._take(table, bound)
             if len(targets) == bound:
-                return list(dict.fromkeys(targets))
+                return list(dict.fromkeys(targets)), True
         limit = next((start for start in starts if start > table.base), None)
         count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
-        return list(dict.fromkeys(self._take(table, count)))
+        return list(dict.fromkeys(self._take(table, count))), False
 
     def _take(self, table: Known, count: int) -> list[int]:
         targets = []
@@ -131,6 +145,7 @@ class _Reading:
         self.registers: dict[int, Known] = {}
         self.slots: dict[tuple[int, int], Known] = {}
         self.by_register: dict[int, Known] = {}
+        self.loaded: dict[int | None, dict[int, None]] = {}
         self._bound: int | None = None
         self._since_bound = 0
         self._compared: int | None = None
@@ -194,6 +209,7 @@ class _Reading:
             self.registers[target] = value
             if not value.entry_bytes:
                 self.by_register[target] = value
+                self.loaded.setdefault(target, {})[value.base] = None
 
     def _store(self, i: Instruction) -> None:
         key = self._slot(i)
@@ -252,9 +268,9 @@ class _Reading:
         if mine is None or theirs is None:
             return None
         if mine.entry_bytes and not theirs.entry_bytes:
-            return Known(mine.base, mine.entry_bytes, theirs.base)
+            return Known(mine.base, mine.entry_bytes, theirs.base, mine.register)
         if theirs.entry_bytes and not mine.entry_bytes:
-            return Known(theirs.base, theirs.entry_bytes, mine.base)
+            return Known(theirs.base, theirs.entry_bytes, mine.base, theirs.register)
         return None
 
     def _lea_sum(self, i: Instruction) -> Known | None:
@@ -299,4 +315,4 @@ class _Reading:
                 address = known.base + i.memory_displacement
         if address is None or index == Register.NONE:
             return None
-        return Known(address, entry_bytes)
+        return Known(address, entry_bytes, None, _HARDWARE.get(i.memory_base))
