@@ -33,7 +33,7 @@ from fullframe.errors import FullframeError
 from fullframe.track.calls import Callees
 from fullframe.track.classify import Classifier
 from fullframe.track.flow import Flow, Follower
-from fullframe.track.listing import CALL, CALL_INSIDE, Listing, decode
+from fullframe.track.listing import CALL, CALL_INSIDE, Listing, decode, is_filler
 from fullframe.track.state import State, StateSpace
 from fullframe.x86.registers import IP, Machine
 
@@ -319,16 +319,7 @@ class ImageChecker:
         if index in listing.padding:
             return True
         start = listing.starts[index]
-        instruction = Decoder(self.engine.machine.bits, body[start : start + 15]).decode()
-        mnemonic = instruction.mnemonic
-        filler = mnemonic in (Mnemonic.NOP, Mnemonic.INT3, Mnemonic.UD2, Mnemonic.HLT)
-        if mnemonic in (Mnemonic.LEA, Mnemonic.MOV, Mnemonic.XCHG):
-            # lea 0(%esi), %esi and mov %esi, %esi fill space in i386 code.
-            target = instruction.op0_register
-            source = (
-                instruction.memory_base if mnemonic == Mnemonic.LEA else instruction.op1_register
-            )
-            filler = target == source and instruction.memory_displacement == 0
+        filler = is_filler(self.engine.machine.bits, body[start : start + 15])
         if filler:
             listing.padding.add(index)
         return filler

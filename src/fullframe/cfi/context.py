@@ -13,7 +13,7 @@ from fullframe.track.calls import Callees
 from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
 from fullframe.track.jump_tables import TableReader
-from fullframe.track.listing import Listing
+from fullframe.track.listing import Listing, is_filler
 from fullframe.track.state import State
 from fullframe.track.values import CFA_REGION, Address, entry
 from fullframe.x86.registers import SP
@@ -157,11 +157,14 @@ class FunctionContext:
         distance right behind a call says that the callee popped them.
         """
         classifier = self._classifier
-        here, there = listing.starts[index], listing.starts[index + 1]
+        following = index + 1
+        while following + 1 < len(listing.starts) and self._is_filler(listing, following):
+            following += 1
+        here, there = listing.starts[index], listing.starts[following]
         before, after = self.claim_at(here), self.claim_at(there)
         if before is None or after is None:
             return usual
-        if before is after and not self.is_leader(listing, index + 1):
+        if before is after and not self.is_leader(listing, following):
             return usual
         space, book = classifier.space, self._book
         returned = usual.after(space, state)
@@ -178,6 +181,10 @@ class FunctionContext:
                     return effect
         self.noreturn[index] = "shape of the CFI"
         return None
+
+    def _is_filler(self, listing: Listing, index: int) -> bool:
+        start = listing.starts[index]
+        return is_filler(self._classifier.space.machine.bits, self._body[start : start + 15])
 
     def jump_targets(self, listing: Listing, index: int, state: State) -> list[int] | None:
         """See :class:`fullframe.track.flow.Surroundings`."""
@@ -216,10 +223,34 @@ class FunctionContext:
         state = space.function_entry()
         return self._book.judge(space, state, claim, listing.begin + offset).answer is Answer.PROVED
 
-    def landing_pads(self, listing: Listing, index: int) -> tuple[int, ...]:
+    def landing_pads(
+        self, listing: Listing, index: int, state: State
+    ) -> tuple[tuple[int, int], ...]:
         """See :class:`fullframe.track.flow.Surroundings`."""
         if self._fde.lsda is None:
             return ()
+        pads = self._landing_pads(listing, index)
+        if not pads or not self._classifier.space.precise:
+            return pads
+        # GCC lets a call-site record run on over calls that cannot throw, whatever they have
+        # pushed: no exception leads from those to the landing pad.
+        kept = []
+        for pad, popped_bytes in pads:
+            landed = self._classifier.call_that_pops(popped_bytes).after(
+                self._classifier.space, state
+            )
+            claim = self.claim_at(pad)
+            if (
+                claim is None
+                or self._book.judge(
+                    self._classifier.space, landed, claim, listing.begin + pad
+                ).answer
+                is not Answer.WRONG
+            ):
+                kept.append((pad, popped_bytes))
+        return tuple(kept)
+
+    def _landing_pads(self, listing: Listing, index: int) -> tuple[tuple[int, int], ...]:
         if self._sites is None:
             try:
                 lsda = read_lsda(self._code.image, self._fde.lsda, self._fde.begin)
@@ -238,8 +269,17 @@ class FunctionContext:
         if low < len(sites) and sites[low].begin <= address:
             pad = sites[low].landing_pad
             if pad is not None:
-                return (pad - listing.begin,)
+                return ((pad - listing.begin, self._pushed_arguments(address)),)
         return ()
+
+    def _pushed_arguments(self, address: int) -> int:
+        """Bytes of arguments that ``DW_CFA_GNU_args_size`` says are on the stack at a call."""
+        size = 0
+        for delta, _, _, args_size in self._fde.relative_rows():
+            if delta > address - self._fde.begin:
+                break
+            size = args_size
+        return size
 
     # -- helpers -----------------------------------------------------------------------------
 

@@ -44,8 +44,13 @@ class Surroundings(Protocol):
     def entered_by_call(self, listing: Listing, offset: int) -> bool:
         """Return whether a call to ``offset`` within the range enters a function of its own."""
 
-    def landing_pads(self, listing: Listing, index: int) -> tuple[int, ...]:
-        """Return the offsets of the landing pads of the call at ``index``."""
+    def landing_pads(
+        self, listing: Listing, index: int, state: State
+    ) -> tuple[tuple[int, int], ...]:
+        """Return the landing pads of the call at ``index``.
+
+        Each is (offset, bytes of arguments that an unwinder takes off the stack on the way).
+        """
 
 
 @dataclass(slots=True)
@@ -273,10 +278,10 @@ class Follower:
             address: int | None = listing.begin + offset
         else:
             address = payload  # type: ignore[assignment]
-        pads = self.surroundings.landing_pads(listing, index)
+        pads = self.surroundings.landing_pads(listing, index, state)
         if pads:
-            after_call = self.classifier.call.after(space, state)
-            for pad in pads:
-                self._go(flow, index, pad, after_call)
+            for pad, popped_bytes in pads:
+                landed = self.classifier.call_that_pops(popped_bytes).after(space, state)
+                self._go(flow, index, pad, landed)
         effect = self.surroundings.call_effect(listing, index, address, state)
         return None if effect is None else effect.after(space, state)

@@ -287,3 +287,19 @@ def _find_equalities(listing: Listing, code: bytes, bits: int) -> None:
         condition = Decoder(bits, code[middle : middle + 15]).decode().condition_code
         if condition in (ConditionCode.E, ConditionCode.NE):
             listing.equalities[index] = (condition == ConditionCode.E, one, other)
+
+
+def is_filler(bits: int, encoding: bytes) -> bool:
+    """Return whether an instruction only fills space: no control arrives at it on purpose.
+
+    Args:
+        bits: 64 or 32.
+        encoding: bytes that start with the instruction.
+    """
+    instruction = Decoder(bits, encoding).decode()
+    mnemonic = instruction.mnemonic
+    if mnemonic in (Mnemonic.LEA, Mnemonic.MOV, Mnemonic.XCHG):
+        # lea 0(%esi), %esi and mov %esi, %esi fill space in i386 code.
+        source = instruction.memory_base if mnemonic == Mnemonic.LEA else instruction.op1_register
+        return instruction.op0_register == source and instruction.memory_displacement == 0
+    return mnemonic in (Mnemonic.NOP, Mnemonic.INT3, Mnemonic.UD2, Mnemonic.HLT)
