@@ -26,7 +26,7 @@ from fullframe.cfi.claims import (
 )
 from fullframe.cfi.context import ClaimRows, FunctionContext, ImageCode, is_like_entry
 from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
-from fullframe.cfi.frames import Fde, read_frames
+from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.premises import premise, signal_entry
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
@@ -514,11 +514,11 @@ def _reason(verdict: Verdict) -> str:
     return "; ".join(f"{doubt.claimed}: {doubt.actual}" for doubt in verdict.doubts)
 
 
-def _distinct(tables: list[object]) -> list[Fde]:
+def _distinct(tables: list[FrameTable]) -> list[Fde]:
     """Return the FDEs of all sections by address; ``.eh_frame`` wins over ``.debug_frame``."""
     found: dict[int, Fde] = {}
     for table in tables:
-        for fde in table.fdes:  # type: ignore[attr-defined]
+        for fde in table.fdes:
             if fde.end > fde.begin:
                 found.setdefault(fde.begin, fde)
     return [found[begin] for begin in sorted(found)]

@@ -24,6 +24,7 @@ from fullframe.cfi.rules import (
     Expression,
     Offset,
     RegisterRule,
+    Registers,
     Rule,
     SameValue,
     Undefined,
@@ -177,7 +178,7 @@ class ClaimBook:
         self._claims: dict[object, Claim] = {}
         self._columns = (*machine.callee_saved, IP)
 
-    def claim(self, cfa: CfaRule | None, registers: dict[int, Rule]) -> Claim:
+    def claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
         """Return the claim of a row's rules (``registers`` by DWARF number)."""
         key = (cfa, frozenset(registers.items()))
         found = self._claims.get(key)

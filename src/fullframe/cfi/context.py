@@ -195,7 +195,9 @@ class FunctionContext:
         if not like_entry or self._classifier.space.precise:
             targets = self._tables_of(listing).get(listing.starts[index])
             if targets:
-                return [target - listing.begin for target in targets]
+                # Clang points the holes of a table whose default cannot happen at the end of the
+                # function: nothing goes there.
+                return [target - listing.begin for target in targets if target != listing.end]
             if not like_entry:
                 return None
         if self._in_plt and index + 1 < len(listing.starts):
@@ -252,6 +254,7 @@ class FunctionContext:
 
     def _landing_pads(self, listing: Listing, index: int) -> tuple[tuple[int, int], ...]:
         if self._sites is None:
+            assert self._fde.lsda is not None
             try:
                 lsda = read_lsda(self._code.image, self._fde.lsda, self._fde.begin)
                 self._sites = sorted(lsda.call_sites, key=lambda site: site.begin)
@@ -284,6 +287,8 @@ class FunctionContext:
     # -- helpers -----------------------------------------------------------------------------
 
     def _is_jump_target(self, listing: Listing, address: int) -> bool:
+        if address == listing.end:
+            return True
         if listing.begin <= address < listing.end:
             return listing.index_of(address - listing.begin) is not None
         # A case may live in the function's cold part, which has an FDE of its own.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax
+from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax
 
 from fullframe.cfi.claims import CFA_COLUMN, Answer, Doubt
 from fullframe.cfi.findings import Finding, Severity
@@ -24,7 +24,7 @@ _formatter.space_after_operand_separator = True
 
 def instruction_text(bits: int, encoding: bytes, address: int) -> str:
     """Disassemble one instruction in GNU syntax."""
-    return str(_formatter.format(Decoder(bits, encoding, 0, address).decode()))
+    return str(_formatter.format(Decoder(bits, encoding, DecoderOptions.NONE, address).decode()))
 
 
 def findings_of(checker: ImageChecker, result: FunctionResult) -> list[Finding]:
@@ -128,7 +128,7 @@ def _make(
 
 
 def _has_call(listing: Listing, begin: int, end: int) -> bool:
-    position = bisect_left(listing.events, (begin,))  # type: ignore[arg-type]
+    position = bisect_left(listing.events, (begin,))
     for index, kind, _ in listing.events[position:]:
         if index >= end:
             return False

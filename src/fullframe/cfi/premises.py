@@ -26,6 +26,7 @@ from fullframe.track.values import (
     OTHER,
     SIGNAL_REGION,
     UNKNOWN,
+    Address,
     Value,
     address,
     entry,
@@ -82,10 +83,9 @@ def premise(space: StateSpace, claim: Claim) -> State | None:
             if found is None or found[2]:
                 return None
             place = registers[found[0]]
-            region = getattr(place, "region", None)
-            if region is None:
+            if not isinstance(place, Address):
                 return None
-            slots[region, place.offset_bytes + found[1]] = wanted  # type: ignore[attr-defined]
+            slots[place.region, place.offset_bytes + found[1]] = wanted
         else:
             return None
     return space.make(tuple(registers), slots)
@@ -103,11 +103,12 @@ def _base_and_distance(code: bytes, machine: Machine) -> tuple[int, int, bool] |
     if len(operations) == 2 and operations[1].opcode != 0x06:  # DW_OP_deref
         return None
     if 0x70 <= first.opcode < 0x90:  # DW_OP_breg0 and the following
-        number, distance = first.opcode - 0x70, first.operands[0]
+        operands = (first.opcode - 0x70, *first.operands)
     elif first.opcode == 0x92:  # DW_OP_bregx
-        number, distance = first.operands
+        operands = first.operands
     else:
         return None
+    number, distance = operands
     if not isinstance(number, int) or not isinstance(distance, int):
         return None
     hardware = machine.dwarf_to_hardware.get(number)

@@ -6,7 +6,7 @@ Every answer comes with its source: a name, or the callee's own code.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from iced_x86 import (
     Decoder,
@@ -311,7 +311,7 @@ def can_leave(
         call_stops: whether the call of an address (None: indirect) never returns.
         jump_leaves: whether a jump to an address outside the range comes back to the caller.
     """
-    by_index: dict[int, list[tuple[int, object]]] = {}
+    by_index: dict[int, list[tuple[int, Any]]] = {}
     for index, kind, payload in listing.events:
         if kind in (BRANCH, JUMP, CALL, CALL_INSIDE, STOP, INDIRECT):
             by_index.setdefault(index, []).append((kind, payload))
@@ -333,7 +333,7 @@ def can_leave(
             if kind == INDIRECT or (kind == STOP and payload == "return"):
                 return True
             if kind in (BRANCH, JUMP):
-                offset: int = payload  # type: ignore[assignment]
+                offset: int = payload
                 target = listing.index_of(offset)
                 if 0 <= offset < listing.end - listing.begin:
                     if target is None:
@@ -343,7 +343,7 @@ def can_leave(
                     return True
             if kind in (JUMP, STOP):
                 break
-            if kind == CALL and call_stops(payload):  # type: ignore[arg-type]
+            if kind == CALL and call_stops(payload):
                 break
             index += 1
     return False

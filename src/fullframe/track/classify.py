@@ -9,6 +9,7 @@ instruction that is not modelled clobbers what iced-x86 says it writes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from iced_x86 import (
@@ -31,22 +32,13 @@ from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, R11, SI, SP
 
 _HARDWARE: Final[dict[int, int]] = {}
 _SIZE: Final[dict[int, int]] = {}
-for _register in range(256):
-    try:
-        _full = RegisterExt.full_register(_register)
-    except ValueError:
-        continue
-    if RegisterExt.is_gpr(_register):
-        _HARDWARE[_register] = RegisterExt.number(_full)
-        _SIZE[_register] = RegisterExt.size(_register)
-
 _VECTOR: Final[dict[int, int]] = {}
-for _register in range(256):
-    try:
-        if RegisterExt.is_vector_register(_register):
-            _VECTOR[_register] = RegisterExt.number(_register)
-    except ValueError:
-        continue
+for _register in (getattr(Register, name) for name in dir(Register) if name.isupper()):
+    if RegisterExt.is_gpr(_register):
+        _HARDWARE[_register] = RegisterExt.number(RegisterExt.full_register(_register))
+        _SIZE[_register] = RegisterExt.size(_register)
+    elif RegisterExt.is_vector_register(_register):
+        _VECTOR[_register] = RegisterExt.number(_register)
 
 #: What a code needs: nothing, a look at what operand 0 is, or a full look.
 DISMISSED: Final = 0
@@ -106,11 +98,11 @@ class Classifier:
         kernel = (AX, CX, R11) if machine.bits == 64 else (AX,)
         self.system_call = self.intern(("system call",), lambda: fx.clobber(kernel))
 
-    def intern(self, key: tuple[object, ...], make: object) -> Effect:
+    def intern(self, key: tuple[object, ...], make: Callable[[], Apply]) -> Effect:
         """Return the one effect of that key, making it on first use."""
         found = self._interned.get(key)
         if found is None:
-            found = self._interned[key] = Effect(" ".join(map(str, key)), make())  # type: ignore[operator]
+            found = self._interned[key] = Effect(" ".join(map(str, key)), make())
         return found
 
     def call_that_pops(self, popped_bytes: int) -> Effect:
@@ -279,7 +271,8 @@ class Classifier:
         return None
 
 
-Made = tuple[tuple[object, ...], object] | None
+Made = tuple[tuple[object, ...], Callable[[], Apply] | None] | None
+Handler = Callable[["Classifier", Instruction], Made]
 _NOTHING: Final[Made] = (("nothing",), None)
 _IMMEDIATES = frozenset(
     {
@@ -377,7 +370,7 @@ def _pop(c: Classifier, i: Instruction) -> Made:
     return _made(("pop", None, size), fx.pop(None, size))
 
 
-def _add_or_sub(sign: int) -> object:
+def _add_or_sub(sign: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
         target = c._word(i, 0)
         if target is None:
@@ -397,7 +390,7 @@ def _add_or_sub(sign: int) -> object:
     return handler
 
 
-def _increment(delta: int) -> object:
+def _increment(delta: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
         target = c._word(i, 0)
         return None if target is None else _made(("add", target, delta), fx.add(target, delta))
@@ -463,7 +456,7 @@ def _nothing(c: Classifier, i: Instruction) -> Made:
     return _NOTHING
 
 
-_HANDLERS = {
+_HANDLERS: Final[dict[int, Handler]] = {
     Mnemonic.MOV: _mov,
     Mnemonic.LEA: _lea,
     Mnemonic.PUSH: _push,

@@ -1,8 +1,9 @@
 """Following a range of code: the state at every instruction boundary.
 
 A worklist of leaders, the lowest address first; states are joined where control meets. Straight
-code between leaders is followed once for each state that arrives. What cannot be followed is left unreached, and the
-client may seed it with a premise of its own; what is reached only from a premise is *assumed*.
+code between leaders is followed once for each state that arrives. What cannot be followed is left
+unreached, and the client may seed it with a premise of its own; what is reached only from a
+premise is *assumed*.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Any, Protocol
 
 from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
@@ -169,7 +170,7 @@ class Follower:
         space = self.space
         state = arriving[leader]
         changes = [(leader, state)]
-        position = bisect_left(events, (leader,))  # type: ignore[arg-type]
+        position = bisect_left(events, (leader,))
         total = len(events)
         end = len(listing.starts)
         next_leader = self._leader_after(leaders, leader, end)
@@ -196,11 +197,11 @@ class Follower:
             _, kind, payload = events[position]
             position += 1
             if kind == EFFECT:
-                after: State | None = state.following.get(payload)  # type: ignore[call-overload]
+                after: State | None = state.following.get(payload)
                 if after is None:
-                    after = payload.after(space, state)  # type: ignore[attr-defined]
+                    after = payload.after(space, state)
             elif kind == BRANCH:
-                after = self._branch(flow, index, payload, state)  # type: ignore[arg-type]
+                after = self._branch(flow, index, payload, state)
             elif kind in (CALL, CALL_INSIDE):
                 after = self._call(flow, index, kind, payload, state)
                 if next_leader != index + 1:
@@ -234,10 +235,10 @@ class Follower:
             self._arrive(flow, index, target, state)
         return state
 
-    def _leave(self, flow: Flow, index: int, kind: int, payload: object, state: State) -> None:
+    def _leave(self, flow: Flow, index: int, kind: int, payload: Any, state: State) -> None:
         """Follow what ends a piece: a jump, an indirect jump, or a stop."""
         if kind == JUMP:
-            self._go(flow, index, payload, state)  # type: ignore[arg-type]
+            self._go(flow, index, payload, state)
         elif kind == INDIRECT:
             offsets = self.surroundings.jump_targets(flow.listing, index, state)
             if offsets is None:
@@ -258,13 +259,11 @@ class Follower:
             known = flow.exits.get(key)
             flow.exits[key] = state if known is None else self.space.join(known, state)
 
-    def _call(
-        self, flow: Flow, index: int, kind: int, payload: object, state: State
-    ) -> State | None:
+    def _call(self, flow: Flow, index: int, kind: int, payload: Any, state: State) -> State | None:
         """Follow a call; return the state after it, or None where it does not return."""
         listing, space = flow.listing, self.space
         if kind == CALL_INSIDE:
-            offset: int = payload  # type: ignore[assignment]
+            offset: int = payload
             target = listing.index_of(offset)
             pushed = self.classifier.call_inside.after(space, state)
             if self.surroundings.entered_by_call(listing, offset):
@@ -277,7 +276,7 @@ class Follower:
                 self._go(flow, index, offset, pushed)
             address: int | None = listing.begin + offset
         else:
-            address = payload  # type: ignore[assignment]
+            address = payload
         pads = self.surroundings.landing_pads(listing, index, state)
         if pads:
             for pad, popped_bytes in pads:

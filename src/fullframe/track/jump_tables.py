@@ -19,7 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic, OpKind, Register, RegisterExt
+from iced_x86 import (
+    Decoder,
+    DecoderOptions,
+    FlowControl,
+    Instruction,
+    Mnemonic,
+    OpKind,
+    Register,
+    RegisterExt,
+)
 
 from fullframe.track.classify import _HARDWARE, _SIZE
 from fullframe.x86.registers import Machine
@@ -82,7 +91,7 @@ class TableReader:
         """
         reader = _Reading(self._machine, self._got if self._machine.bits == 32 else None)
         jumps: dict[int, tuple[Known, int | None]] = {}
-        for instruction in Decoder(self._machine.bits, code, 0, begin):
+        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
             if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
                 known = reader.target_of(instruction)
                 if known is not None:

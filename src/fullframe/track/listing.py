@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from iced_x86 import (
     ConditionCode,
@@ -43,7 +43,7 @@ STOP: Final = 5  #: control does not go on: return, trap, undecodable bytes (rea
 INDIRECT: Final = 6  #: jump through a register or memory (None)
 CALL_INSIDE: Final = 7  #: call of a place within the range (target offset)
 
-Event = tuple[int, int, object]
+Event = tuple[int, int, Any]
 
 #: Instructions of a range longer than this are refused: bounds time on hostile input.
 _MOST_BYTES = 64 << 20
