@@ -6,6 +6,7 @@ Sources: DWARF 5, section 6.4.1; Linux Standard Base Core 5.0, sections 10.6.1 (
 
 from __future__ import annotations
 
+import re
 import struct
 from bisect import bisect_left, bisect_right
 from functools import cached_property
@@ -22,7 +23,7 @@ from fullframe.cfi.encoding import (
     read_value,
 )
 from fullframe.cfi.problems import FrameProblem
-from fullframe.cfi.program import Interpreter, Position, Program
+from fullframe.cfi.program import Interpreter, Pool, Position, Program
 from fullframe.cfi.rules import RelativeRow, Row
 from fullframe.elf.image import Image
 from fullframe.elf.sections import Section
@@ -30,6 +31,7 @@ from fullframe.errors import InputError
 
 #: The encoding that compilers use everywhere, read on a path of its own.
 _PCREL_SDATA4 = 0x1B
+_NOT_ZERO = re.compile(rb"[^\0]")
 #: Problems of one section that are listed; a hostile file could have millions.
 _MOST_PROBLEMS = 1000
 
@@ -67,7 +69,9 @@ class Cie:
         "personality_is_indirect", "return_register", "section", "segment_size_bytes", "version",
     )  # fmt: skip
 
-    def __init__(self, offset: int, section: str, fields: layout.CieFields) -> None:
+    def __init__(
+        self, offset: int, section: str, fields: layout.CieFields, pool: Pool | None = None
+    ) -> None:
         self.offset = offset
         self.section = section
         self.version = fields.version
@@ -90,6 +94,7 @@ class Cie:
             fields.address_size_bytes,
             fields.fde_pointer_encoding,
             fields.instructions,
+            pool,
         )
         _, cfa, registers, args_size = self.interpreter.initial.rows[-1]
         self.initial_row = Row(0, cfa, registers, args_size)
@@ -221,6 +226,7 @@ class FrameTable:
         cies: in the order of the file.
         fdes: in the order of the file.
         discarded: FDEs of ``.debug_frame`` whose functions the linker has removed.
+        unreadable_count: FDEs that are malformed or whose CIE is (:attr:`problems` says how).
     """
 
     def __init__(
@@ -238,6 +244,10 @@ class FrameTable:
         self.is_eh = not section_name.endswith("debug_frame")
         self.fdes: list[Fde] = []
         self.discarded: list[Fde] = []
+        self.unreadable_count = 0
+        self._pool = Pool()
+        #: FDEs whose CIE comes later, as (offset, outside).
+        self._deferred: list[tuple[int, layout.Entry]] = []
         self._ends_at_terminator = ends_at_terminator
         self._scan_problems: list[FrameProblem] = []
         self._problem_count = 0
@@ -345,101 +355,108 @@ class FrameTable:
                         continue
             next_offset = self._entry(offset)
             if next_offset is None:
-                return
+                break
             offset = next_offset
-        if offset != size:
+        if size - 4 < offset < size:
             self._problem("truncated", offset, f"{size - offset} stray bytes at the end")
+        for offset, frame in self._deferred:
+            self._fde(offset, frame)
+        if self._deferred:
+            self.fdes.sort(key=lambda fde: fde.offset)
+            self._deferred.clear()
 
     def _entry(self, offset: int) -> int | None:
         """Read any entry; return where the next one starts, None to stop."""
-        data = self.data
         try:
-            frame = layout.read_entry(data, offset, self.is_eh)
+            frame = layout.read_entry(self.data, offset, self.is_eh)
         except MalformedError as error:
             self._problem(error.kind, error.offset, error.message)
             return None
         if frame is None:
             return self._terminator(offset)
         if frame.cie_offset is None:
-            self._cie_at(offset)
-            return frame.end
-        try:
-            cie = self._cie_at(frame.cie_offset)
-            if cie is not None:
-                self._fde(offset, frame, cie)
-        except MalformedError as error:
-            self._problem(error.kind, error.offset, error.message)
+            self._read_cie(offset, frame)
+        elif frame.cie_offset > offset:
+            self._deferred.append((offset, frame))
+        else:
+            self._fde(offset, frame)
         return frame.end
 
     def _terminator(self, offset: int) -> int | None:
         """Skip a zero terminator and the padding behind it."""
         if self._ends_at_terminator:
             return None
-        data = self.data
-        rest = len(data) - len(data[offset:].lstrip(b"\0"))
-        if rest == len(data):
+        more = _NOT_ZERO.search(self.data, offset)
+        if more is None:
             return None
-        after = offset + max(4, (rest - offset) // 4 * 4)
+        after = offset + max(4, (more.start() - offset) // 4 * 4)
         text = f"a zero terminator, and more entries at {after:#x}"
         self._problem("terminator-in-middle", offset, text)
         return after
 
-    def _cie_at(self, offset: int) -> Cie | None:
-        """Return the CIE at an offset, read once; None (with a problem) if it cannot be used."""
-        if offset in self._cies:
-            return self._cies[offset]
+    def _read_cie(self, offset: int, frame: layout.Entry) -> None:
+        """Read the CIE at an offset; one that cannot be used leaves a problem and None."""
         self._cies[offset] = None
+        data = self.data[frame.body : frame.end]
+        bases = Bases(self.address + frame.body, self._bases.text, self._bases.data)
         try:
-            frame = layout.read_entry(self.data, offset, self.is_eh) if offset >= 0 else None
-            if frame is None or frame.cie_offset is not None:
-                text = f"a CIE pointer to {offset:#x}, where there is no CIE"
-                raise MalformedError("bad-cie-pointer", max(0, offset), text)
-            fields = layout.read_cie(
-                self.data, frame, self.is_eh, self.image.address_size_bytes, self._bases
-            )
+            fields = layout.read_cie(data, self.image.address_size_bytes, bases)
         except MalformedError as error:
-            self._problem(error.kind, error.offset, error.message)
-            return None
-        cie = self._cies[offset] = Cie(offset, self.section_name, fields)
+            self._problem(error.kind, frame.body + error.offset, error.message)
+            return
+        cie = self._cies[offset] = Cie(offset, self.section_name, fields, self._pool)
         is_plain = cie.fde_pointer_encoding == _PCREL_SDATA4 and cie.has_augmentation_data
         if is_plain and cie.lsda_encoding in (_PCREL_SDATA4, DW_EH_PE_OMIT):
             self._plain_cies[offset] = cie
         for item in fields.problems:
-            self._problem(item.kind, item.offset, item.message)
-        return cie
+            self._problem(item.kind, frame.body + item.offset, item.message)
 
-    def _fde(self, offset: int, frame: layout.Entry, cie: Cie) -> None:
+    def _fde(self, offset: int, frame: layout.Entry) -> None:
         """Read an FDE in whatever form its CIE says."""
-        data, end = self.data[: frame.end], frame.end
+        cie_offset = frame.cie_offset or 0
+        cie = self._cies.get(cie_offset)
+        if cie is None:
+            self.unreadable_count += 1
+            if cie_offset not in self._cies:
+                text = f"a CIE pointer to {cie_offset:#x}, where there is no CIE"
+                self._problem("bad-cie-pointer", offset, text)
+            return
+        try:
+            fde = self._parse_fde(offset, frame, cie)
+        except MalformedError as error:
+            self.unreadable_count += 1
+            self._problem(error.kind, frame.body + error.offset, error.message)
+            return
+        # Linkers leave 0, 1 or the highest addresses where a function has been removed.
+        looks_removed = not self.is_eh and fde.begin in (0, 1, self._mask, self._mask - 1)
+        if looks_removed and self.image.executable_end(fde.begin) is None:
+            self.discarded.append(fde)
+            return
+        if fde.begin == fde.end:
+            self._problem("empty-range", offset, "an FDE of 0 bytes", fde.begin)
+        self.fdes.append(fde)
+
+    def _parse_fde(self, offset: int, frame: layout.Entry, cie: Cie) -> Fde:
+        data = self.data[frame.body : frame.end]
         encoding, size_bytes = cie.fde_pointer_encoding, cie.address_size_bytes
-        at = frame.body + cie.segment_size_bytes
-        begin, at = read_pointer(data, at, encoding, size_bytes, self._bases)
-        begin = begin or 0
+        base = self.address + frame.body
+        bases = Bases(base, self._bases.text, self._bases.data, None, self._read_word)
+        found, at = read_pointer(data, cie.segment_size_bytes, encoding, size_bytes, bases)
+        begin = found or 0
         count, at = read_value(data, at, encoding & 0x0F, size_bytes)
+        if count < 0:
+            raise MalformedError("empty-range", 0, f"an FDE of {count} bytes")
         lsda: int | None = None
         if cie.has_augmentation_data:
             length, at = read_uleb128(data, at)
-            if at + length > end:
-                text = f"augmentation data of {length} bytes, of which {end - at} are there"
+            if at + length > len(data):
+                text = f"augmentation data of {length} bytes, of which {len(data) - at} are there"
                 raise MalformedError("truncated", at, text)
             if length and cie.lsda_encoding != DW_EH_PE_OMIT:
-                bases = Bases(
-                    self.address, self._bases.text, self._bases.data, begin, self._read_word
-                )
+                bases = Bases(base, self._bases.text, self._bases.data, begin, self._read_word)
                 lsda, _ = read_pointer(data, at, cie.lsda_encoding, size_bytes, bases)
             at += length
-        if count < 0:
-            text = f"an FDE of {count} bytes"
-            raise MalformedError("empty-range", offset, text)
-        fde = Fde(offset, cie, begin, begin + count, lsda, at, end, self)
-        # Linkers leave 0, 1 or the highest addresses where a function has been removed.
-        looks_removed = not self.is_eh and begin in (0, 1, self._mask, self._mask - 1)
-        if looks_removed and self.image.executable_end(begin) is None:
-            self.discarded.append(fde)
-            return
-        if count == 0:
-            self._problem("empty-range", offset, "an FDE of 0 bytes", begin)
-        self.fdes.append(fde)
+        return Fde(offset, cie, begin, begin + count, lsda, frame.body + at, frame.end, self)
 
 
 def read_frames(image: Image) -> list[FrameTable]:

@@ -95,26 +95,22 @@ def read_entry(data: bytes, offset: int, is_eh: bool) -> Entry | None:
     return Entry(body, end, None if is_cie else identity)
 
 
-def read_cie(
-    section: bytes, entry: Entry, is_eh: bool, address_size_bytes: int, bases: Bases
-) -> CieFields:
+def read_cie(data: bytes, address_size_bytes: int, bases: Bases) -> CieFields:
     """Read a CIE.
 
     Args:
-        section: the whole section.
-        entry: the CIE's outside.
-        is_eh: ``.eh_frame`` rather than ``.debug_frame``.
+        data: the CIE from behind its ID to its end; offsets in errors and problems count from
+            its start.
         address_size_bytes: of the image; version 4 has its own.
-        bases: for the personality pointer.
+        bases: for the personality pointer; ``section`` is the address of ``data``.
 
     Raises:
         MalformedError: it cannot be read, or has an augmentation that is not known.
     """
-    data = section[: entry.end]
-    version, at = read_fixed(data, entry.body, 1, False)
+    version, at = read_fixed(data, 0, 1, False)
     if version not in (1, 3, 4):
         text = f"a CIE of version {version}; 1, 3 and 4 are known"
-        raise MalformedError("bad-cie", entry.body, text)
+        raise MalformedError("bad-cie", 0, text)
     string_end = data.find(b"\0", at)
     if string_end < 0:
         raise MalformedError("truncated", at, "an augmentation string without an end")
@@ -138,7 +134,7 @@ def read_cie(
     problems: list[ProgramProblem] = []
     if not code_alignment or not data_alignment:
         text = f"alignment factors {code_alignment} (code) and {data_alignment} (data)"
-        problems.append(ProgramProblem("bad-cie", entry.body, text))
+        problems.append(ProgramProblem("bad-cie", 0, text))
     parsed, at = _augmentation(data, at, augmentation, address_size_bytes, bases)
     return CieFields(
         version, augmentation[:64], code_alignment, data_alignment, return_register,

@@ -41,10 +41,13 @@ from fullframe.cfi.rules import (
 #: No honest entry comes near these; they bound memory and time on hostile ones.
 LARGEST_PROGRAM_BYTES = 1 << 18
 _DEEPEST_REMEMBER = 1024
-_MOST_CELLS_IN_PROGRAM = 1 << 20
-#: What may be kept for reuse, by number of rules in sets and rows in programs.
-_MOST_CELLS_KEPT = 1 << 19
-_MOST_ROWS_KEPT = 1 << 19
+#: Rules in all the sets of one program, by byte of the program and in any case: a program that
+#: saves 130 registers one by one stays below, one that makes ever larger sets does not.
+_MOST_RULES_BY_BYTE = 64
+_MOST_RULES = 1 << 12
+_MOST_PROBLEMS = 16
+#: Rules and rows (these count double) that are kept for reuse; about 100 bytes each.
+_MOST_KEPT = 1 << 20
 
 #: Opcodes with a name that mean nothing on x86, to refuse them by it.
 _FOREIGN = {
@@ -93,6 +96,25 @@ class Program:
 _Node = tuple[dict[int, Rule], dict[object, "_Node"]]
 
 
+class Pool:
+    """Keeps what the interpreters of one section hold for reuse within bounds."""
+
+    def __init__(self) -> None:
+        self._kept = 0
+        self._users: list[Interpreter] = []
+
+    def charge(self, user: Interpreter, units: int) -> None:
+        """Count what ``user`` is about to keep; beyond the bound everybody drops everything."""
+        self._kept += units
+        if self._kept > _MOST_KEPT:
+            for other in self._users:
+                other.forget()
+            self._users.clear()
+            self._kept = units
+        if user.is_empty:
+            self._users.append(user)
+
+
 class Interpreter:
     """Interprets the instructions of the FDEs of one CIE.
 
@@ -102,6 +124,7 @@ class Interpreter:
         address_size_bytes: 4 or 8.
         pointer_encoding: of ``DW_CFA_set_loc``'s operand.
         initial: instructions of the CIE.
+        pool: bounds what is kept, together with the interpreters of other CIEs.
     """
 
     def __init__(
@@ -111,7 +134,9 @@ class Interpreter:
         address_size_bytes: int,
         pointer_encoding: int,
         initial: bytes,
+        pool: Pool | None = None,
     ) -> None:
+        self._pool = pool or Pool()
         self._code_alignment = code_alignment
         self._data_alignment = data_alignment
         self._address_size_bytes = address_size_bytes
@@ -120,9 +145,7 @@ class Interpreter:
         self._initial_args = 0
         self._initial_registers: dict[int, Rule] = {}
         self._cfas: dict[int, dict[int, CfaRegister]] = {}
-        self._cells_kept = 0
-        self._rows_kept = 0
-        self._cells_in_program = 0
+        self._rules_left = 0
         self._programs: dict[bytes, Program] = {}
         self._nodes: dict[frozenset[tuple[int, Rule]], _Node] = {}
         self._root: _Node = ({}, {})
@@ -134,7 +157,7 @@ class Interpreter:
         _, self._initial_cfa, registers, self._initial_args = self.initial.rows[-1]
         self._initial_registers = dict(registers)
         # Successors by "restore" depend on the initial rules: start afresh.
-        self._forget()
+        self.forget()
 
     def run(self, code: bytes, position: Position) -> Program:
         """Interpret one FDE's instructions.
@@ -149,21 +172,22 @@ class Interpreter:
         program = self._programs.get(code)
         if program is not None:
             return program
-        self._cells_in_program = 0
         program, depends_on_position = self._interpret(code, position)
         if not depends_on_position:
-            self._rows_kept += len(program.rows)
-            if self._rows_kept > _MOST_ROWS_KEPT:
-                self._rows_kept = len(program.rows)
-                self._programs.clear()
+            self._pool.charge(self, 2 * len(program.rows))
             self._programs[code] = program
         return program
 
-    def _forget(self) -> None:
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept for reuse."""
+        return not self._programs and not self._nodes
+
+    def forget(self) -> None:
         """Drop what is kept for reuse."""
         self._root = (self._initial_registers, {})
         self._nodes.clear()
-        self._cells_kept = 0
+        self._programs.clear()
 
     def _cfa(self, register: int, offset_bytes: int) -> CfaRegister:
         by_offset = self._cfas.setdefault(register, {})
@@ -179,13 +203,11 @@ class Interpreter:
             registers.pop(register, None)
         else:
             registers[register] = rule
-        cells = len(registers) + (len(key) if isinstance(key, bytes) else 1)
-        self._cells_in_program += cells
-        self._cells_kept += cells
-        if self._cells_in_program > _MOST_CELLS_IN_PROGRAM:
+        rules = len(registers) + (len(key) if isinstance(key, bytes) else 1)
+        self._rules_left -= rules
+        if self._rules_left < 0:
             raise MalformedError("too-complex", 0, "register rules beyond every honest number")
-        if self._cells_kept > _MOST_CELLS_KEPT:
-            self._forget()
+        self._pool.charge(self, rules)
         content = frozenset(registers.items())
         successor = self._nodes.get(content)
         if successor is None:
@@ -206,6 +228,7 @@ class Interpreter:
             text = f"{size} bytes of instructions in one entry"
             problems.append(ProgramProblem("too-complex", 0, text))
             size = 0
+        self._rules_left = _MOST_RULES + _MOST_RULES_BY_BYTE * size
         location = index = start = 0
         args_size = self._initial_args
         cfa = self._initial_cfa
@@ -250,7 +273,7 @@ class Interpreter:
                     if operand > 0x7F:
                         operand, index = read_uleb128(code, index - 1)
                     if type(cfa) is not CfaRegister:
-                        problems.append(_cfa_not_register(opcode, start, cfa))
+                        _report(problems, _cfa_not_register(opcode, start, cfa))
                         cfa = None
                         continue
                     register, offset = cfa.dwarf_register, cfa.offset_bytes
@@ -272,7 +295,7 @@ class Interpreter:
                         registers, successors = node
                     else:
                         text = "DW_CFA_restore_state without a remembered state"
-                        problems.append(ProgramProblem("restore-without-remember", start, text))
+                        _report(problems, ProgramProblem("restore-without-remember", start, text))
                 elif opcode == 0x00:  # DW_CFA_nop
                     pass
                 elif opcode <= 0x04 or opcode == 0x1D:  # the longer advances
@@ -294,7 +317,7 @@ class Interpreter:
                 elif opcode in (0x0C, 0x12, 0x13, 0x0F):
                     new, index = self._define_cfa(opcode, code, index, cfa)
                     if new is None:
-                        problems.append(_cfa_not_register(opcode, start, cfa))
+                        _report(problems, _cfa_not_register(opcode, start, cfa))
                     cfa = new
                 else:
                     register, new_rule, index = self._rule(opcode, code, index)
@@ -373,6 +396,15 @@ class Interpreter:
         else:  # DW_CFA_offset_extended, DW_CFA_offset_extended_sf
             rule = Offset(value * factor)
         return register, rule, index
+
+
+def _report(problems: list[ProgramProblem], problem: ProgramProblem) -> None:
+    """Add a problem after which interpretation goes on, unless there are too many."""
+    problems.append(problem)
+    if len(problems) >= _MOST_PROBLEMS:
+        raise MalformedError(
+            "too-many-problems", problem.offset, "too many problems in one entry; the rest is left"
+        )
 
 
 _REGISTER_OPCODES = frozenset(

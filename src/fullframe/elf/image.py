@@ -186,10 +186,7 @@ class Image:
         view = self._contents.get(section.index)
         if view is not None:
             return view
-        if not section.has_bytes:
-            return memoryview(b"")
-        raw = self._data[section.offset : section.offset + section.size_bytes]
-        view = decompress(section, raw, self.elf_bits, self.path)
+        view = self._unrelocated(section)
         if self.is_relocatable and section.index in self._relocation_sections:
             copy = bytearray(view)
             for batch in self._batches_of(section.index):
@@ -197,6 +194,16 @@ class Image:
             view = memoryview(copy).toreadonly()
         self._contents[section.index] = view
         return view
+
+    def _unrelocated(self, section: Section) -> memoryview:
+        """A section's bytes before relocation: what tables that relocations need are read from.
+
+        (A hostile file could otherwise make its symbol table depend on itself.)
+        """
+        if not section.has_bytes:
+            return memoryview(b"")
+        raw = self._data[section.offset : section.offset + section.size_bytes]
+        return decompress(section, raw, self.elf_bits, self.path)
 
     def section(self, name: str) -> Section | None:
         """Return the first section of that name."""
@@ -321,6 +328,13 @@ class Image:
             self.warnings.append(error)
             return memoryview(b"")
 
+    def _read_from(self, address: int) -> memoryview:
+        """Read from ``address`` to the end of the file's bytes there."""
+        end = self.mapped_end(address)
+        if end is None:
+            raise AddressError(self.path, address, 1)
+        return self.read(address, end - address)
+
     # ------------------------------------------------------------------ symbols
 
     @cached_property
@@ -338,16 +352,21 @@ class Image:
 
     def _symbol_table(self, section: Section) -> SymbolTable:
         record = LAYOUT[self.elf_bits]
-        raw = section.data
+        raw = self._unrelocated(section)
         strings = StringTable(b"")
         if 0 < section.link < len(self.sections):
-            strings = StringTable(bytes(self.sections[section.link].data))
+            strings = StringTable(bytes(self._unrelocated(self.sections[section.link])))
         extended = None
         version_of = None
         for other in self.sections:
             if other.link == section.index and other.type == SHT_SYMTAB_SHNDX:
-                extended = np.frombuffer(other.data, "<u4", len(other.data) // 4)
-            elif other.link == section.index and other.type == SHT_GNU_VERSYM:
+                indices = self._unrelocated(other)
+                extended = np.frombuffer(indices, "<u4", len(indices) // 4)
+            elif (
+                other.link == section.index
+                and other.type == SHT_GNU_VERSYM
+                and not self.is_relocatable
+            ):
                 version_of = versions.from_sections(self.sections, other, strings)
         return SymbolTable(
             np.frombuffer(raw, record, len(raw) // record.itemsize),
@@ -376,7 +395,7 @@ class Image:
         strings = StringTable(
             bytes(self._mapped(tags.get(dyn.DT_STRTAB, 0), tags.get(dyn.DT_STRSZ, 0)))
         )
-        version_of = versions.from_dynamic(tags, self.read, count, strings)
+        version_of = versions.from_dynamic(tags, self._read_from, strings)
         return SymbolTable(np.frombuffer(raw, record), strings, None, None, version_of)
 
     def _synthetic_address(self, number: int, section_index: int, value: int) -> int:
@@ -451,7 +470,8 @@ class Image:
     def place(self, address: int) -> str:
         """Render an address: ``.text+0x10`` in a relocatable object, else ``0x401000``."""
         if self.is_relocatable:
-            section = self.section_at(address)
+            # The address just past a section is the end of its last function.
+            section = self.section_at(address) or self.section_at(address - 1)
             if section is not None:
                 return f"{section.name}+{address - section.address:#x}"
             undefined = self._undefined_at(address)
@@ -478,7 +498,7 @@ class Image:
         base = self.sections[target].address if self.is_relocatable else 0
         return [
             relocations.read_batch(
-                section.data,
+                self._unrelocated(section),
                 self.elf_bits,
                 section.type == SHT_RELA,
                 self._symbol_tables.get(section.link),

@@ -47,37 +47,32 @@ def from_sections(
 
 def from_dynamic(
     tags: Mapping[int, int],
-    read: Callable[[int, int], memoryview],
-    symbol_count: int,
+    read_from: Callable[[int], memoryview],
     strings: StringTable,
 ) -> VersionOf | None:
     """Return a function from symbol number to version, from the dynamic segment.
 
-    A table that the image does not map gives no versions.
+    Args:
+        tags: the entries of the dynamic segment.
+        read_from: reads from an address to the end of what is mapped (nothing gives the size of
+            these tables); it raises a FullframeError where nothing is.
+        strings: the names of the dynamic symbols.
+
+    Returns:
+        None where there are no versions, or their tables are not mapped.
     """
     if dyn.DT_VERSYM not in tags:
         return None
     names: dict[int, str] = {}
     try:
-        numbers = read(tags[dyn.DT_VERSYM], 2 * symbol_count)
+        numbers = read_from(tags[dyn.DT_VERSYM])
         if dyn.DT_VERDEF in tags:
-            table = _to_end(read, tags[dyn.DT_VERDEF])
-            _definitions(table, strings, names)
+            _definitions(read_from(tags[dyn.DT_VERDEF]), strings, names)
         if dyn.DT_VERNEED in tags:
-            _needs(_to_end(read, tags[dyn.DT_VERNEED]), strings, names)
+            _needs(read_from(tags[dyn.DT_VERNEED]), strings, names)
     except FullframeError:
         return None
     return _lookup(numbers, names)
-
-
-def _to_end(read: Callable[[int, int], memoryview], address: int) -> memoryview:
-    """Read as much as is mapped of a table that nothing gives the size of, up to 64 KiB."""
-    for size_bytes in (1 << 16, 1 << 14, 1 << 12, 1 << 10, 256, 64):
-        try:
-            return read(address, size_bytes)
-        except FullframeError:
-            continue
-    return read(address, 20)
 
 
 def _lookup(numbers: memoryview, names: Mapping[int, str]) -> VersionOf:
