@@ -41,13 +41,15 @@ from fullframe.cfi.rules import (
 #: No honest entry comes near these; they bound memory and time on hostile ones.
 LARGEST_PROGRAM_BYTES = 1 << 18
 _DEEPEST_REMEMBER = 1024
-#: Rules in all the sets of one program, by byte of the program and in any case: a program that
-#: saves 130 registers one by one stays below, one that makes ever larger sets does not.
-_MOST_RULES_BY_BYTE = 64
-_MOST_RULES = 1 << 12
+#: Registers in one set of rules; the x86-64 psABI numbers them up to 145.
+_MOST_REGISTERS = 256
+#: Rules in all the sets that one program makes, by byte of the program and in any case: one that
+#: saves 145 registers one by one stays below.
+_MOST_RULES_BY_BYTE = 16
+_MOST_RULES = 1 << 14
 _MOST_PROBLEMS = 16
 #: Rules and rows (these count double) that are kept for reuse; about 100 bytes each.
-_MOST_KEPT = 1 << 20
+_MOST_KEPT = 1 << 19
 
 #: Opcodes with a name that mean nothing on x86, to refuse them by it.
 _FOREIGN = {
@@ -205,7 +207,7 @@ class Interpreter:
             registers[register] = rule
         rules = len(registers) + (len(key) if isinstance(key, bytes) else 1)
         self._rules_left -= rules
-        if self._rules_left < 0:
+        if self._rules_left < 0 or len(registers) > _MOST_REGISTERS:
             raise MalformedError("too-complex", 0, "register rules beyond every honest number")
         self._pool.charge(self, rules)
         content = frozenset(registers.items())

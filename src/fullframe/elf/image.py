@@ -196,14 +196,26 @@ class Image:
         return view
 
     def _unrelocated(self, section: Section) -> memoryview:
-        """A section's bytes before relocation: what tables that relocations need are read from.
+        """A section's bytes before relocation.
 
-        (A hostile file could otherwise make its symbol table depend on itself.)
+        Raises:
+            InputError: it cannot be decompressed.
         """
         if not section.has_bytes:
             return memoryview(b"")
         raw = self._data[section.offset : section.offset + section.size_bytes]
         return decompress(section, raw, self.elf_bits, self.path)
+
+    def _table(self, section: Section) -> memoryview:
+        """The bytes of a symbol, string or relocation table; nothing, with a warning, if broken.
+
+        Tables are never relocated: a hostile one could otherwise depend on itself.
+        """
+        try:
+            return self._unrelocated(section)
+        except InputError as error:
+            self.warnings.append(error)
+            return memoryview(b"")
 
     def section(self, name: str) -> Section | None:
         """Return the first section of that name."""
@@ -352,22 +364,22 @@ class Image:
 
     def _symbol_table(self, section: Section) -> SymbolTable:
         record = LAYOUT[self.elf_bits]
-        raw = self._unrelocated(section)
+        raw = self._table(section)
         strings = StringTable(b"")
         if 0 < section.link < len(self.sections):
-            strings = StringTable(bytes(self._unrelocated(self.sections[section.link])))
+            strings = StringTable(bytes(self._table(self.sections[section.link])))
         extended = None
         version_of = None
         for other in self.sections:
             if other.link == section.index and other.type == SHT_SYMTAB_SHNDX:
-                indices = self._unrelocated(other)
+                indices = self._table(other)
                 extended = np.frombuffer(indices, "<u4", len(indices) // 4)
             elif (
                 other.link == section.index
                 and other.type == SHT_GNU_VERSYM
                 and not self.is_relocatable
             ):
-                version_of = versions.from_sections(self.sections, other, strings)
+                version_of = versions.from_sections(self.sections, other, strings, self._table)
         return SymbolTable(
             np.frombuffer(raw, record, len(raw) // record.itemsize),
             strings,
@@ -498,7 +510,7 @@ class Image:
         base = self.sections[target].address if self.is_relocatable else 0
         return [
             relocations.read_batch(
-                self._unrelocated(section),
+                self._table(section),
                 self.elf_bits,
                 section.type == SHT_RELA,
                 self._symbol_tables.get(section.link),
@@ -542,7 +554,7 @@ class Image:
         return batches
 
     def _relative_batches(self) -> list[RelocationBatch]:
-        raw = [section.data for section in self.sections if section.type == SHT_RELR]
+        raw = [self._table(item) for item in self.sections if item.type == SHT_RELR]
         if not self.sections and dyn.DT_RELR in self._dynamic:
             raw.append(
                 self._mapped(self._dynamic[dyn.DT_RELR], self._dynamic.get(dyn.DT_RELRSZ, 0))
