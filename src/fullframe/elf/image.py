@@ -293,7 +293,9 @@ class Image:
                 for segment in self.segments
                 if segment.type == PT_LOAD and segment.flags & PF_X
             ]
-        return sorted(ranges)
+        # A hostile size can reach beyond the address space.
+        top = (1 << self.elf_bits) - 1
+        return sorted((begin, min(end, top)) for begin, end in ranges if begin < top)
 
     def executable_end(self, address: int) -> int | None:
         """Return the end of the executable range that ``address`` lies in; None if in none."""
