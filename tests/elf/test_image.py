@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import struct
 import subprocess
@@ -495,7 +496,7 @@ def test_what_cannot_be_opened(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     for path, message in [
         (tmp_path / "missing", "No such file"),
-        (tmp_path, "directory"),
+        (tmp_path, "not a regular file"),
         (tmp_path / "empty", "an empty file"),
         ("/dev/null", "not a regular file"),
     ]:
@@ -632,3 +633,33 @@ def test_bss_of_objects():
     bss = image.section(".bss")
     assert bytes(image.read(bss.address, 64)) == bytes(64)
     assert bytes(image.read(image.section(".data").address, 8)) == b"x" * 8
+
+
+def test_a_named_pipe_is_refused_without_waiting(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="not a regular file"):
+        Image.open(path)
+
+
+def test_sections_that_all_claim_the_whole_file():
+    """A thousand relocation sections over the same bytes are not read a thousand times."""
+    writer = ElfWriter(file_type=3)
+    writer.text(b"\x90" * (1 << 20), address=0x1000)
+    for _ in range(1000):
+        writer.section(".rela.dyn", b"", type=4, flags=SHF_ALLOC)
+        writer.sections[-1].claimed_offset = 0
+        writer.sections[-1].claimed_size = 1 << 20
+    image = Image.from_bytes(writer.build(), "sample")
+    assert len(image.relocations) < (1 << 20) // 24 + 1
+    assert len(image.warnings) == 101
+    assert "not listed" in str(image.warnings[-1])
+
+
+def test_overlapping_executable_sections_are_one_range():
+    writer = ElfWriter(file_type=3)
+    writer.text(b"\x90" * 64, address=0x1000)
+    writer.text(b"\x90" * 64, name=".b", address=0x1020)
+    writer.text(b"\x90" * 64, name=".c", address=0x1060)
+    image = Image.from_bytes(writer.build(), "sample")
+    assert image.executable_ranges() == [(0x1000, 0x1060), (0x1060, 0x10A0)]

@@ -41,11 +41,11 @@ def from_sections(
         content: gives the bytes of a section.
     """
     names: dict[int, str] = {}
-    for section in sections:
-        if section.type == SHT_GNU_VERDEF:
-            _definitions(content(section), strings, names)
-        elif section.type == SHT_GNU_VERNEED:
-            _needs(content(section), strings, names)
+    # There is one section of each type.
+    for kind, read in ((SHT_GNU_VERDEF, _definitions), (SHT_GNU_VERNEED, _needs)):
+        section = next((item for item in sections if item.type == kind), None)
+        if section is not None:
+            read(content(section), strings, names)
     return _lookup(content(numbers), names)
 
 
