@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from fullframe.cfi.frames import read_frames
+from fullframe.elf import lines
 from fullframe.elf.image import AddressError, Image
+from fullframe.elf.lines import build_id
 from fullframe.errors import InputError
 from fullframe.x86.registers import I386, X86_64
-from tests.cfi.samples import C_SOURCE, compiled, library, need
+from tests.cfi.samples import C_SOURCE, compile_source, compiled, library, need
 from tests.elf.writer import (
     EM_386,
     NOBITS,
@@ -385,6 +387,49 @@ def test_source_lines_of_assembly():
     image = Image.open(compiled("\n.globl f\nf: nop\n ret\n", "-c", "-g", suffix=".s"))
     f = next(symbol for symbol in image.function_symbols() if symbol.name == "f")
     assert image.source_line(f.address + 1).endswith(".s:4")
+
+
+def test_source_lines_of_clang():
+    """It writes no .debug_aranges: what a unit covers is in the unit itself."""
+    source = "int g(int);\nint f(int a)\n{\n  return g(a) + 1;\n}\n"
+    try:
+        import ziglang  # noqa: F401
+    except ImportError:
+        skip_or_fail("the ziglang wheel is not installed")
+    for options in (("-gdwarf-5",), ("-gdwarf-4", "-ffunction-sections")):
+        path = compile_source(source, ("-c", "-O1", "-g", *options), ".c", "zig")
+        image = Image.open(path)
+        assert image.section(".debug_aranges") is None
+        f = next(symbol for symbol in image.function_symbols() if symbol.name == "f")
+        line = image.source_line(f.address + 1)
+        assert line is not None
+        assert re.search(r"\.c:[34]$", line)
+
+
+def test_source_lines_of_a_separate_debug_file(tmp_path, monkeypatch):
+    source = "int g(int);\nint f(int a)\n{\n  return g(a) + 1;\n}\n"
+    options = ("-g", "-shared", "-fPIC", "-fno-asynchronous-unwind-tables", "-Wl,--build-id")
+    path = compiled(source, "-O1", *options)
+    whole = Image.open(path)
+    identity = build_id(whole)
+    debug = tmp_path / identity[:2] / f"{identity[2:]}.debug"
+    debug.parent.mkdir()
+    run("objcopy", "--only-keep-debug", path, str(debug))
+    run("strip", "-o", str(tmp_path / "stripped"), path)
+    monkeypatch.setattr(lines, "DEBUG_DIRECTORY", tmp_path)
+    stripped = Image.open(tmp_path / "stripped")
+    f = next(symbol for symbol in whole.function_symbols() if symbol.name == "f")
+    expected = whole.source_line(f.address)
+    assert expected is not None
+    assert stripped.source_line(f.address) == expected
+    # The debug file alone has the frames, but no code to hold them against.
+    kept = Image.open(debug)
+    wanted = next(table for table in read_frames(whole) if not table.is_eh)
+    (found,) = read_frames(kept)
+    assert found.all_problems() == []
+    assert [(fde.begin, fde.rows()) for fde in found.fdes] == [
+        (fde.begin, fde.rows()) for fde in wanted.fdes
+    ]
 
 
 def test_no_source_lines():

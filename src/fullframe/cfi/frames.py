@@ -474,7 +474,8 @@ def read_frames(image: Image) -> list[FrameTable]:
         A table for each section, in the order of the file; empty if the image has none.
     """
     tables = [_read_section(image, section) for section in _frame_sections(image)]
-    if not any(table.is_eh for table in tables) and not image.is_relocatable:
+    # (A separate debug file has the section, but not its bytes.)
+    if image.section(".eh_frame") is None and not image.is_relocatable:
         found = layout.find_eh_frame(image)
         if found is not None:
             address, data = found
