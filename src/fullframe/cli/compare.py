@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
+from fullframe.cli.output import print_json
+from fullframe.cli.progress import step_progress
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 
 _MAX_SEED = (1 << 64) - 1
@@ -50,7 +49,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     table = open_table(arguments.table)
     check_comparable(table)
     toolchain = find_toolchain(arguments.toolchain)
-    with _progress() as progress:
+    with step_progress() as progress:
         comparison = compare(
             table,
             toolchain=toolchain,
@@ -59,7 +58,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     if arguments.json:
-        print(json.dumps(comparison_json(comparison), indent=2))
+        print_json(comparison_json(comparison))
     else:
         packaged = arguments.table in PACKAGED_TABLES
         name = f"Linux's table of {arguments.table}, as packaged" if packaged else ""
@@ -77,27 +76,3 @@ def _seed(text: str | None) -> int | None:
     if not 0 <= seed <= _MAX_SEED:
         raise UsageError(f"--seed {text[:40]!r}: expected a number from 0 to 2**64 - 1")
     return seed
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show a bar on stderr while there is work, where stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("starting", total=1)
-        yield lambda doing, done, total: bar.update(
-            task, description=doing, completed=done, total=total
-        )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import json
 import textwrap
 
+from fullframe.cli.output import print_json
 from fullframe.diagnostics import Diagnostic
 from fullframe.errors import EXIT_OK, UsageError
 
 #: Rooms with a catalogue of diagnostics.
-_ROOMS = ("fullframe.cfi.diagnostics", "fullframe.table.diagnostics")
+_ROOMS = (
+    "fullframe.cfi.diagnostics",
+    "fullframe.run.diagnostics",
+    "fullframe.table.diagnostics",
+)
 SCHEMA = 1
 
 
@@ -44,7 +48,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         fields = ("code", "title", "meaning", "cause", "fix")
         entries = [{name: getattr(entry, name) for name in fields} for entry in chosen]
-        print(json.dumps({"schema": SCHEMA, "diagnostics": entries}, indent=1))
+        print_json({"schema": SCHEMA, "diagnostics": entries})
     elif arguments.code is None:
         for entry in chosen:
             print(f"{entry.code}  {entry.title}")
