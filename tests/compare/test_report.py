@@ -141,7 +141,7 @@ def test_what_is_wrong(sample):
     assert not sample.anything_wrong
     assert with_difference(sample).anything_wrong
     assert with_difference(sample).differences == 30
-    assert closing_lines(with_difference(sample))[-1].endswith("30 differences.")
+    assert closing_lines(with_difference(sample))[-1].endswith("30 differences found.")
 
 
 def test_many_calls_with_differences_are_cut(sample):

@@ -40,8 +40,22 @@ _MACHINE_ERRORS = frozenset(
 )  # fmt: skip
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Writes ``-o, --output DIR``, as Python 3.13 does and older ones do not."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        argument = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {argument}"
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose ``--help`` and ``--version`` fail where they cannot be written."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", _HelpFormatter)
+        super().__init__(**options)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse itself would end with exit code 0, and nothing said.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import IO
 
@@ -18,6 +19,8 @@ from fullframe.x86.ptregs import SLOTS
 
 #: Calls with differences that the text shows of each strategy; ``--json`` has all of them.
 _SHOWN = 8
+#: Where sentences are wrapped if there is no terminal to wrap them.
+_PROSE_WIDTH = 100
 #: What the proposal puts the six registers at, and on which core.
 _PROPOSAL = "about ten cycles on Sandy Bridge"
 
@@ -51,13 +54,18 @@ def print_comparison(comparison: Comparison, file: IO[str], name: str = "") -> N
         if len(row) == 1:
             grid.rows[-1].style = "bold"
     print_grid(console, grid)
-    for text in _details(comparison):
+    for paragraph in _details(comparison):
         console.print()
-        for each in text:
+        for each in paragraph:
             line(each)
-    console.print()
-    for sentence in closing_lines(comparison):
-        line(sentence, "bold")
+    for sentences, style in ((_live_lines(comparison), ""), (closing_lines(comparison), "bold")):
+        if sentences:
+            console.print()
+        for sentence in sentences:
+            # A terminal wraps by itself, at its own width.
+            width = console.width if console.is_terminal else _PROSE_WIDTH
+            for each in textwrap.wrap(printable(sentence), width, break_on_hyphens=False):
+                line(each, style)
 
 
 def closing_lines(comparison: Comparison) -> list[str]:
@@ -161,11 +169,13 @@ def _details(comparison: Comparison) -> Iterator[list[str]]:
                     for each in identity.differences[:_SHOWN]
                 ),
             ]
-    if isinstance(comparison.live, LiveConditions):
-        yield _live_lines(comparison.live)
 
 
-def _live_lines(live: LiveConditions) -> list[str]:
+def _live_lines(comparison: Comparison) -> list[str]:
+    """Say under which conditions was measured; nothing if nothing was."""
+    live = comparison.live
+    if not isinstance(live, LiveConditions):
+        return []
     replaced = {
         (item.instruction, item.replaced_by)
         for items in live.replacements.values()
@@ -253,11 +263,9 @@ def _run_sentence(comparison: Comparison) -> str:
     called = min(report.run.entries_called for report in reports)
     which = f"all {entries:,}" if called == entries else f"{called:,} of {entries:,}"
     found = comparison.differences
-    what = "no difference" if not found else f"{found:,} differences"
-    return (
-        f"{comparison.calls:,} calls, {which} entries of the table under every strategy: {what}"
-        f"{'' if found else ' from the specification or between the strategies'}."
-    )
+    what = f"{found:,} difference{'s' * (found > 1)} found" if found else "no difference found"
+    where = f"{which} numbers of the table under every strategy"
+    return f"{comparison.calls:,} calls run, {where}: {what}."
 
 
 def _identity_cell(report: StrategyReport) -> str:
