@@ -1,0 +1,497 @@
+"""Claims: what a CFI row says, held against a state of the tracker.
+
+A claim is one row's rules without its address. Claims are interned, and what a claim amounts to
+in a state is remembered in the state, so that the checker asks each question once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from fullframe.cfi.expressions import (
+    ExpressionError,
+    decode_expression,
+    evaluate,
+    expression_text,
+    fold,
+)
+from fullframe.cfi.rules import (
+    CfaExpression,
+    CfaRegister,
+    CfaRule,
+    Expression,
+    Offset,
+    RegisterRule,
+    Registers,
+    Rule,
+    SameValue,
+    Undefined,
+    ValExpression,
+    ValOffset,
+)
+from fullframe.track.effects import moved
+from fullframe.track.state import State, StateSpace
+from fullframe.track.values import (
+    CFA,
+    CFA_REGION,
+    OTHER,
+    UNKNOWN,
+    Address,
+    Constant,
+    Derived,
+    Entry,
+    Value,
+    constant,
+    entry,
+    is_joined,
+)
+from fullframe.x86.registers import IP, SP, Machine
+
+
+class Answer(IntEnum):
+    """What was found of a claim; the worst of several is the largest."""
+
+    PROVED = 0
+    ASSUMED = 1
+    CANNOT_TELL = 2
+    WRONG = 3
+
+
+#: Stands for the CFA where a register is named.
+CFA_COLUMN: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """One thing that a row claims and that is not proved.
+
+    Attributes:
+        column: hardware register number, ``IP`` or ``CFA_COLUMN``.
+        answer: ``WRONG`` or ``CANNOT_TELL``.
+        claimed: the claim in words.
+        actual: what is so, in words.
+        suggestion: the directive that would mend it, or "".
+        below_red_zone: the value is where the claim says, but below the stack pointer where a
+            signal handler may overwrite it.
+    """
+
+    column: int
+    answer: Answer
+    claimed: str
+    actual: str
+    suggestion: str
+    below_red_zone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a row amounts to in one state: the worst answer, and every doubt behind it."""
+
+    answer: Answer
+    doubts: tuple[Doubt, ...] = ()
+
+
+PROVED: Final = Verdict(Answer.PROVED)
+_ANOTHER_STACK: Final = Verdict(
+    Answer.CANNOT_TELL,
+    (
+        Doubt(
+            CFA_COLUMN,
+            Answer.CANNOT_TELL,
+            "the row describes another stack than the caller's",
+            "the code switches stacks, and what it switches to comes from memory",
+            "",
+        ),
+    ),
+)
+
+
+class Claim:
+    """The rules of a row, interned by :class:`ClaimBook`.
+
+    Attributes:
+        cfa: how to compute the CFA.
+        rules: hardware register number to rule, general registers and ``IP`` only.
+        reads_ip: an expression reads the instruction pointer, so that the claim means
+            something else at every address.
+        ip_mask: which bits of the address matter then.
+    """
+
+    __slots__ = ("cfa", "ip_mask", "reads_ip", "rules")
+
+    def __init__(self, cfa: CfaRule | None, rules: dict[int, Rule], ip_mask: int) -> None:
+        self.cfa = cfa
+        self.rules = rules
+        self.reads_ip = ip_mask != 0
+        self.ip_mask = ip_mask
+
+
+class _Symbols:
+    """Lets DWARF expressions be evaluated over the tracker's values."""
+
+    def __init__(self, space: StateSpace, state: State, address: int) -> None:
+        self._space = space
+        self._state = state
+        self._address = address
+
+    def constant(self, value: int) -> Value:
+        return constant(value & ((1 << self._space.machine.bits) - 1))
+
+    def register(self, dwarf_register: int) -> Value:
+        hardware = self._space.machine.dwarf_to_hardware.get(dwarf_register)
+        if hardware is None:
+            return UNKNOWN
+        return constant(self._address) if hardware == IP else self._state.registers[hardware]
+
+    def dereference(self, address: Value, size_bytes: int) -> Value:
+        if size_bytes != self._space.machine.word_bytes:
+            return UNKNOWN
+        return self._state.word_at(address)
+
+    def unary(self, operator: str, operand: Value) -> Value:
+        return UNKNOWN
+
+    def binary(self, operator: str, left: Value, right: Value) -> Value:
+        bits = self._space.machine.bits
+        if isinstance(left, Constant) and isinstance(right, Constant):
+            return constant(fold(operator, left.number, right.number, bits) & ((1 << bits) - 1))
+        if operator == "plus" and isinstance(left, Constant):
+            left, right = right, left
+        if operator in ("plus", "minus") and isinstance(right, Constant):
+            distance = right.number - (1 << bits) if right.number >> (bits - 1) else right.number
+            return moved(left, distance if operator == "plus" else -distance, self._space)
+        return UNKNOWN
+
+    def truth(self, value: Value) -> bool | None:
+        return value.number != 0 if isinstance(value, Constant) else None
+
+
+class ClaimBook:
+    """Makes claims of rows and judges them, for one machine.
+
+    Args:
+        machine: whose DWARF numbers the rows use.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._claims: dict[object, Claim] = {}
+        self._columns = (*machine.callee_saved, IP)
+
+    def claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
+        """Return the claim of a row's rules (``registers`` by DWARF number)."""
+        key = (cfa, frozenset(registers.items()))
+        found = self._claims.get(key)
+        if found is None:
+            if len(self._claims) > 1 << 18:
+                self._claims.clear()
+            numbers = self.machine.dwarf_to_hardware
+            rules = {numbers[n]: rule for n, rule in registers.items() if n in numbers}
+            mask = 0
+            for rule in (cfa, *rules.values()):
+                if isinstance(rule, CfaExpression | Expression | ValExpression):
+                    mask |= _ip_mask(rule.code, self.machine)
+            found = self._claims[key] = Claim(cfa, rules, mask)
+        return found
+
+    def judge(self, space: StateSpace, state: State, claim: Claim, address: int) -> Verdict:
+        """Hold a claim against a state.
+
+        Args:
+            space: the state's space.
+            state: where everything is.
+            claim: what the row says.
+            address: of the boundary; matters only where ``claim.reads_ip``.
+
+        Returns:
+            The verdict, remembered in the state.
+        """
+        key = (claim, address & claim.ip_mask) if claim.reads_ip else claim
+        found: Verdict | None = state.verdicts.get(key)
+        if found is not None:
+            return found
+        doubts = []
+        symbols = _Symbols(space, state, address)
+        cfa = self._cfa(symbols, claim.cfa, space, state)
+        if isinstance(claim.rules.get(IP), Undefined):
+            # The outermost frame: an unwinder stops here, whatever the other rules say.
+            return self._remember(state, key, PROVED)
+        if cfa is not CFA and self._is_another_stack(state, claim, cfa):
+            return self._remember(state, key, _ANOTHER_STACK)
+        if cfa is not CFA:
+            doubts.append(self._doubt_of_cfa(state, claim, cfa))
+        for column in self._columns:
+            doubt = self._judge_register(space, state, claim, column, cfa, symbols)
+            if doubt is not None:
+                doubts.append(doubt)
+        rule = claim.rules.get(SP)
+        if rule is not None and not isinstance(rule, Undefined):
+            value = self._recovered(space, state, rule, SP, cfa, symbols)[0]
+            if value is not CFA:
+                doubts.append(self._doubt(space, state, claim, SP, value, rule))
+        if doubts:
+            verdict = Verdict(max(doubt.answer for doubt in doubts), tuple(doubts))
+        else:
+            verdict = PROVED
+        return self._remember(state, key, verdict)
+
+    @staticmethod
+    def _remember(state: State, key: object, verdict: Verdict) -> Verdict:
+        state.verdicts[key] = verdict
+        return verdict
+
+    def _is_another_stack(self, state: State, claim: Claim, cfa: Value) -> bool:
+        """Return whether the row speaks of another context than the one that called.
+
+        Code that switches stacks (``longjmp``, ``setcontext``, a coroutine switch) leaves the
+        caller's frame for one that it read from memory. Nothing that the function was entered
+        with can be held against what is said of the other context.
+        """
+        if isinstance(cfa, Address | Derived) or cfa is UNKNOWN:
+            return False
+        if SP in claim.rules:
+            return True
+        return not isinstance(state.registers[SP], Address) and state.registers[SP] is not UNKNOWN
+
+    def _cfa(
+        self, symbols: _Symbols, rule: CfaRule | None, space: StateSpace, state: State
+    ) -> Value:
+        if isinstance(rule, CfaRegister):
+            return moved(symbols.register(rule.dwarf_register), rule.offset_bytes, space)
+        if isinstance(rule, CfaExpression):
+            try:
+                return evaluate(rule.code, self.machine, (), symbols)
+            except ExpressionError:
+                return UNKNOWN
+        return UNKNOWN
+
+    def _recovered(
+        self,
+        space: StateSpace,
+        state: State,
+        rule: Rule | None,
+        column: int,
+        cfa: Value,
+        symbols: _Symbols,
+    ) -> tuple[Value, Value | None]:
+        """Return (the value that an unwinder would recover, the place it reads, if memory)."""
+        if isinstance(rule, Offset):
+            place = moved(cfa, rule.offset_bytes, space)
+            return state.word_at(place), place
+        if isinstance(rule, ValOffset):
+            return moved(cfa, rule.offset_bytes, space), None
+        if isinstance(rule, RegisterRule):
+            return symbols.register(rule.dwarf_register), None
+        if isinstance(rule, Expression | ValExpression):
+            try:
+                value = evaluate(rule.code, self.machine, (cfa,), symbols)
+            except ExpressionError:
+                return UNKNOWN, None
+            return (
+                (value, None) if isinstance(rule, ValExpression) else (state.word_at(value), value)
+            )
+        if column == IP:
+            return OTHER, None  # no rule for the return address: it cannot be found
+        return state.registers[column], None
+
+    def _judge_register(
+        self,
+        space: StateSpace,
+        state: State,
+        claim: Claim,
+        column: int,
+        cfa: Value,
+        symbols: _Symbols,
+    ) -> Doubt | None:
+        rule = claim.rules.get(column)
+        if isinstance(rule, Undefined):
+            return None  # nothing is claimed
+        value, place = self._recovered(space, state, rule, column, cfa, symbols)
+        if value is not entry(column):
+            if cfa is not CFA and isinstance(rule, Offset | ValOffset):
+                return None  # a consequence of the wrong CFA, which is reported
+            return self._doubt(space, state, claim, column, value, rule)
+        pointer = state.registers[SP]
+        if (
+            isinstance(place, Address)
+            and isinstance(pointer, Address)
+            and place.region is pointer.region
+            and place.offset_bytes < pointer.offset_bytes - self.machine.red_zone_bytes
+        ):
+            name = self.machine.register_names[column]
+            below = pointer.offset_bytes - place.offset_bytes
+            return Doubt(
+                column,
+                Answer.WRONG,
+                f"{name} saved at {_frame_place(place)}",
+                f"that slot is {below} bytes below the stack pointer, where a signal handler's "
+                f"frame may overwrite it (red zone: {self.machine.red_zone_bytes} bytes)",
+                self._suggest(state, column),
+                below_red_zone=True,
+            )
+        return None
+
+    def return_address_taken(self, space: StateSpace, state: State, claim: Claim) -> str | None:
+        """Say what an unwinder that believes a claim takes for the return address."""
+        symbols = _Symbols(space, state, 0)
+        cfa = self._cfa(symbols, claim.cfa, space, state)
+        value, place = self._recovered(space, state, claim.rules.get(IP), IP, cfa, symbols)
+        if isinstance(value, Entry):
+            return self.describe_value(value)
+        if isinstance(place, Address):
+            return f"the word at {_frame_place(place)}"
+        return None
+
+    # -- words -------------------------------------------------------------------------------
+
+    def _doubt_of_cfa(self, state: State, claim: Claim, value: Value) -> Doubt:
+        claimed = f"CFA = {self.describe_cfa(claim.cfa)}"
+        if claim.cfa is None:
+            return Doubt(CFA_COLUMN, Answer.WRONG, "no CFA rule", "no CFA", "")
+        if value is UNKNOWN or isinstance(value, Derived) or _is_joined(value):
+            reason = "paths bring the registers of the rule to different places"
+            return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
+        where, suggestion = self._where_cfa_is(state)
+        if where is None and not isinstance(value, Address):
+            where = "the CFA rule gives something that is no frame address"
+        elif where is None:
+            where = f"the rule gives {self.describe_value(value)}"
+        return Doubt(CFA_COLUMN, Answer.WRONG, claimed, where, suggestion)
+
+    def _where_cfa_is(self, state: State) -> tuple[str | None, str]:
+        names = self.machine.register_names
+        for register in (SP, 5, *range(16)):
+            value = state.registers[register]
+            if isinstance(value, Address) and value.region is CFA_REGION:
+                distance = -value.offset_bytes
+                number = self.machine.hardware_to_dwarf[register]
+                assert number >= 0
+                return (
+                    f"CFA = {names[register]}{distance:+d}",
+                    f".cfi_def_cfa %{names[register]}, {distance}",
+                )
+        return None, ""
+
+    def _doubt(
+        self,
+        space: StateSpace,
+        state: State,
+        claim: Claim,
+        column: int,
+        value: Value,
+        rule: Rule | None,
+    ) -> Doubt:
+        claimed = f"{self._name(column)} {self.describe_rule(rule)}"
+        answer = Answer.CANNOT_TELL if value is UNKNOWN else Answer.WRONG
+        actual = self.where(state, column)
+        if value is UNKNOWN:
+            actual = "paths that meet here disagree, or the code is not modelled; " + actual
+        return Doubt(column, answer, claimed, actual, self._suggest(state, column))
+
+    def _name(self, column: int) -> str:
+        return "return address" if column == IP else self.machine.register_names[column]
+
+    def where(self, state: State, column: int) -> str:
+        """Say where the caller's value of a register is."""
+        wanted = CFA if column == SP else entry(column)
+        names = self.machine.register_names
+        places = [names[n] for n, value in enumerate(state.registers) if value is wanted]
+        places += [_frame_place(key) for key, value in state.slots.items() if value is wanted]
+        name = "the return address" if column == IP else f"the caller's {names[column]}"
+        if not places:
+            return f"{name} is nowhere in the frame"
+        return f"{name} is in {' and '.join(places)}"
+
+    def _suggest(self, state: State, column: int) -> str:
+        wanted = entry(column)
+        name = self.machine.register_names[column]
+        if column < 16 and state.registers[column] is wanted:
+            return f".cfi_restore %{name}"
+        for (region, offset), value in state.slots.items():
+            if value is wanted and region is CFA_REGION:
+                return f".cfi_offset %{name}, {offset}"
+        for number, value in enumerate(state.registers):
+            if value is wanted:
+                return f".cfi_register %{name}, %{self.machine.register_names[number]}"
+        return f".cfi_undefined %{name}"
+
+    def describe_cfa(self, rule: CfaRule | None) -> str:
+        """Put a CFA rule in words, such as ``rsp+16``."""
+        if isinstance(rule, CfaRegister):
+            return f"{self.machine.dwarf_name(rule.dwarf_register)}{rule.offset_bytes:+d}"
+        if isinstance(rule, CfaExpression):
+            return f"[{expression_text(rule.code, self.machine)}]"
+        return "nothing"
+
+    def describe_rule(self, rule: Rule | None) -> str:
+        """Put a register rule in words, such as ``saved at CFA-16``."""
+        if isinstance(rule, Offset):
+            return f"saved at CFA{rule.offset_bytes:+d}"
+        if isinstance(rule, ValOffset):
+            return f"equal to CFA{rule.offset_bytes:+d}"
+        if isinstance(rule, RegisterRule):
+            return f"saved in {self.machine.dwarf_name(rule.dwarf_register)}"
+        if isinstance(rule, Expression):
+            return f"saved at [{expression_text(rule.code, self.machine)}]"
+        if isinstance(rule, ValExpression):
+            return f"equal to [{expression_text(rule.code, self.machine)}]"
+        if isinstance(rule, Undefined):
+            return "lost"
+        if isinstance(rule, SameValue) or rule is None:
+            return "unchanged, still in its register"
+        raise AssertionError(rule)
+
+    def describe_value(self, value: Value) -> str:
+        """Put a value in words."""
+        if value is CFA:
+            return "CFA"
+        if isinstance(value, Address):
+            return _frame_place(value)
+        if isinstance(value, Entry):
+            return f"caller's {self._name(value.register)}"
+        if isinstance(value, Constant):
+            return f"{value.number:#x}"
+        return "?" if value is UNKNOWN else "-"
+
+
+def _is_joined(value: Value) -> bool:
+    return isinstance(value, Address) and is_joined(value.region)
+
+
+def _frame_place(place: Address | tuple[object, int]) -> str:
+    region, offset = place if isinstance(place, tuple) else (place.region, place.offset_bytes)
+    if region is CFA_REGION:
+        return f"CFA{offset:+d}"
+    return f"{region}{offset:+d}"
+
+
+def _ip_mask(code: bytes, machine: Machine) -> int:
+    """Return the bits of the instruction pointer that an expression's value depends on.
+
+    The linkers' expression for lazy-binding stubs takes the last four bits.
+    """
+    column = machine.hardware_to_dwarf[IP]
+    everything = (1 << machine.bits) - 1
+    try:
+        operations = decode_expression(code, machine.word_bytes)
+    except ExpressionError:
+        return 0
+    mask = 0
+    for number, operation in enumerate(operations):
+        if operation.opcode == 0x92 and operation.operands[0] == column:
+            return everything
+        if operation.opcode != 0x70 + column:
+            continue
+        following = operations[number + 1 : number + 3]
+        if (
+            operation.operands[0] == 0
+            and len(following) == 2
+            and 0x30 <= following[0].opcode < 0x50  # DW_OP_lit
+            and following[1].opcode == 0x1A  # DW_OP_and
+        ):
+            mask |= following[0].opcode - 0x30
+        else:
+            return everything
+    return mask

@@ -1,0 +1,210 @@
+"""From verdicts to findings: one cause, one finding, in words a reader can act on."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax
+
+from fullframe.cfi.claims import CFA_COLUMN, Answer, Doubt
+from fullframe.cfi.findings import Finding, Severity
+from fullframe.cfi.header import check_frame_header, read_frame_header
+from fullframe.track.listing import CALL, CALL_INSIDE, Listing
+from fullframe.x86.registers import IP
+
+if TYPE_CHECKING:
+    from fullframe.cfi.check import FunctionResult, ImageChecker, Run
+    from fullframe.cfi.frames import FrameTable
+    from fullframe.elf.image import Image
+
+_formatter = Formatter(FormatterSyntax.GAS)
+_formatter.space_after_operand_separator = True
+
+
+def instruction_text(bits: int, encoding: bytes, address: int) -> str:
+    """Disassemble one instruction in GNU syntax."""
+    return str(_formatter.format(Decoder(bits, encoding, DecoderOptions.NONE, address).decode()))
+
+
+def findings_of(checker: ImageChecker, result: FunctionResult) -> list[Finding]:
+    """Turn one function's wrong runs into findings.
+
+    Consecutive boundaries where the same column is wrong are one finding, told by the first.
+
+    Args:
+        checker: of the image.
+        result: the function.
+
+    Returns:
+        Findings by address.
+    """
+    found = []
+    open_columns: dict[tuple[int, bool], tuple[Run, Doubt, int]] = {}
+    padding = result.listing.padding
+    for run in result.runs:
+        wrong = {
+            (doubt.column, doubt.below_red_zone): doubt
+            for doubt in run.verdict.doubts
+            if doubt.answer is Answer.WRONG
+        }
+        for key, (first, doubt, end) in list(open_columns.items()):
+            touching = all(index in padding for index in range(end, run.begin))
+            if key in wrong and touching:
+                open_columns[key] = (first, doubt, run.end)
+            else:
+                found.append(_finding(checker, result, first, doubt, end))
+                del open_columns[key]
+        for key, doubt in wrong.items():
+            if key not in open_columns:
+                open_columns[key] = (run, doubt, run.end)
+    for first, doubt, end in open_columns.values():
+        found.append(_finding(checker, result, first, doubt, end))
+    for source, target, verdict in result.contradictions:
+        found += _contradictions(checker, result, source, target, verdict.doubts)
+    found.sort(key=lambda finding: (finding.address, finding.code))
+    return found
+
+
+def _finding(
+    checker: ImageChecker, result: FunctionResult, first: Run, doubt: Doubt, end: int
+) -> Finding:
+    synchronous = _has_call(result.listing, first.begin, end)
+    code, severity = _classify(doubt, synchronous)
+    message = _consequence(checker, first, doubt, synchronous)
+    return _make(checker, result, code, severity, first.begin, end, doubt, message)
+
+
+def _contradictions(
+    checker: ImageChecker,
+    result: FunctionResult,
+    source: int,
+    target: int,
+    doubts: tuple[Doubt, ...],
+) -> list[Finding]:
+    listing = result.listing
+    there = checker.image.place(listing.begin + listing.starts[target])
+    index = max(source, 0)
+    return [
+        _make(
+            checker, result, "FF-C006", Severity.ASYNCHRONOUS, index, index + 1, doubt,
+            f"taken at its word, the CFI before this jump contradicts the CFI at {there}",
+        )
+        for doubt in doubts
+        if doubt.answer is Answer.WRONG
+    ]  # fmt: skip
+
+
+def _make(
+    checker: ImageChecker,
+    result: FunctionResult,
+    code: str,
+    severity: Severity,
+    begin: int,
+    end: int,
+    doubt: Doubt,
+    message: str,
+) -> Finding:
+    listing = result.listing
+    image = checker.image
+    address = listing.begin + listing.starts[begin]
+    end_address = listing.begin + listing.starts[end] if end < len(listing.starts) else listing.end
+    encoding = bytes(image.read(address, min(15, listing.end - address)))
+    return Finding(
+        code=code,
+        severity=severity,
+        path=image.path,
+        function=image.function_name(listing.begin),
+        address=address,
+        end_address=end_address,
+        source=image.source_line(address),
+        instruction=instruction_text(image.machine.bits, encoding, address),
+        claimed=doubt.claimed,
+        actual=doubt.actual,
+        message=message,
+        suggestion=doubt.suggestion,
+        place=image.place(address),
+    )
+
+
+def _has_call(listing: Listing, begin: int, end: int) -> bool:
+    position = bisect_left(listing.events, (begin,))
+    for index, kind, _ in listing.events[position:]:
+        if index >= end:
+            return False
+        if kind in (CALL, CALL_INSIDE):
+            return True
+    return False
+
+
+def _classify(doubt: Doubt, synchronous: bool) -> tuple[str, Severity]:
+    if doubt.below_red_zone:
+        return "FF-C004", Severity.ASYNCHRONOUS
+    if doubt.column == CFA_COLUMN:
+        code, severity = "FF-C001", Severity.RETURN_ADDRESS
+    elif doubt.column == IP:
+        code, severity = "FF-C002", Severity.RETURN_ADDRESS
+    else:
+        code, severity = "FF-C003", Severity.REGISTER
+    return code, severity if synchronous else Severity.ASYNCHRONOUS
+
+
+def _consequence(checker: ImageChecker, run: Run, doubt: Doubt, synchronous: bool) -> str:
+    """Say what goes wrong for whom."""
+    machine = checker.engine.machine
+    who = "a debugger that stops here or a profiler that samples here"
+    if synchronous:
+        who += ", and an exception thrown by a callee,"
+    if doubt.below_red_zone:
+        return f"{who} may find the slot overwritten by a signal handler"
+    if doubt.column in (CFA_COLUMN, IP):
+        taken = _taken_for_return_address(checker, run)
+        return f"{who} takes {taken} for the return address"
+    name = machine.register_names[doubt.column]
+    return f"{who} shows and restores a wrong {name} in the caller"
+
+
+def _taken_for_return_address(checker: ImageChecker, run: Run) -> str:
+    if run.state is None or run.claim is None:
+        return "something else"
+    value = checker.engine.book.return_address_taken(
+        checker.engine.precise.space, run.state, run.claim
+    )
+    return value or "something else"
+
+
+def malformed(image: Image, tables: list[FrameTable]) -> list[Finding]:
+    """Turn malformed entries, and a header that disagrees with its table, into findings."""
+    found = []
+    for table in tables:
+        for problem in table.problems:
+            found.append(
+                _plain(image, "FF-C010", problem.offset, table.section_name, problem.message)
+            )
+    header = read_frame_header(image)
+    for table in tables:
+        if header is not None and table.section_name == ".eh_frame":
+            for problem in check_frame_header(header, table):
+                found.append(
+                    _plain(image, "FF-C011", problem.offset, problem.section, problem.message)
+                )
+    return found
+
+
+def _plain(image: Image, code: str, offset: int, section: str, message: str) -> Finding:
+    place = f"{section}+{offset:#x}"
+    return Finding(
+        code=code,
+        severity=Severity.MALFORMED,
+        path=image.path,
+        function=section,
+        address=offset,
+        end_address=offset,
+        source=None,
+        instruction="",
+        claimed="",
+        actual="",
+        message=message,
+        suggestion="",
+        place=place,
+    )

@@ -1,0 +1,166 @@
+"""Checking many files: finding them, one process a core, the largest first.
+
+One bad file never ends the run: its report carries the error.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from fullframe.cfi.check import Engine, check_image
+from fullframe.cfi.findings import FileReport
+from fullframe.elf.image import Image
+from fullframe.errors import FullframeError, InputError, Place
+
+_MAGIC = b"\x7fELF"
+_engines: dict[tuple[int, bool], Engine] = {}
+
+
+def engine_for(image: Image) -> Engine:
+    """Return this process's engine for an image's machine."""
+    key = (image.machine.bits, image.is_x32)
+    found = _engines.get(key)
+    if found is None:
+        found = _engines[key] = Engine(image.machine, narrow_pointers=image.is_x32)
+    return found
+
+
+def check_file(path: str) -> FileReport:
+    """Check one file; an unreadable one gives a report with ``error``."""
+    began = time.perf_counter()
+    # Checking makes millions of small objects and hardly a cycle: looking for cycles among them
+    # would take a third of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        image = Image.open(path)
+        return check_image(image, engine_for(image))
+    except FullframeError as error:
+        return FileReport(path, seconds=time.perf_counter() - began, error=str(error))
+    except RecursionError:
+        return FileReport(
+            path,
+            seconds=time.perf_counter() - began,
+            error=f"{path}: nested too deeply to be followed",
+        )
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def expand(paths: Iterable[str]) -> list[str]:
+    """Turn files and directories into files.
+
+    Args:
+        paths: a file is taken as it is; of a directory, the ELF files below it, each once
+            however many names it has.
+
+    Returns:
+        Paths in a stable order; raises InputError where a path does not exist.
+    """
+    found: dict[tuple[int, int], str] = {}
+    for name in paths:
+        path = Path(name)
+        if not path.exists():
+            raise InputError(
+                Place(name), "no such file or directory", "", "check the path's spelling"
+            )
+        if not path.is_dir():
+            status = path.stat()
+            found.setdefault((status.st_dev, status.st_ino), name)
+            continue
+        for file in sorted(_elf_files(path)):
+            status = Path(file).stat()
+            found.setdefault((status.st_dev, status.st_ino), file)
+    return list(found.values())
+
+
+def _elf_files(directory: Path) -> Iterator[str]:
+    for root, _, names in os.walk(directory):
+        for name in names:
+            path = Path(root) / name
+            try:
+                if not path.is_file():
+                    continue
+                with path.open("rb") as file:
+                    if file.read(4) == _MAGIC:
+                        yield str(path)
+            except OSError:
+                continue
+
+
+def check_files(
+    paths: Sequence[str],
+    *,
+    jobs: int = 0,
+    progress: Callable[[FileReport, int], None] | None = None,
+) -> list[FileReport]:
+    """Check files, several at once.
+
+    Args:
+        paths: the files.
+        jobs: processes; 0 for one a core.
+        progress: called after each file with its report and its size in bytes.
+
+    Returns:
+        Reports in the order of ``paths``.
+    """
+    sizes = {path: _size(path) for path in paths}
+    order = sorted(paths, key=lambda path: -sizes[path])
+    jobs = jobs or len(os.sched_getaffinity(0))
+    reports: dict[str, FileReport] = {}
+    if jobs == 1 or len(order) <= 1:
+        for path in order:
+            reports[path] = check_file(path)
+            if progress is not None:
+                progress(reports[path], sizes[path])
+    else:
+        with ProcessPoolExecutor(max_workers=min(jobs, len(order))) as pool:
+            futures = {pool.submit(check_file, path): path for path in order}
+            for future in as_completed(futures):
+                path = futures[future]
+                try:
+                    reports[path] = future.result()
+                except (OSError, MemoryError) as error:
+                    reports[path] = FileReport(path, error=f"{path}: {error}")
+                if progress is not None:
+                    progress(reports[path], sizes[path])
+    return [reports[path] for path in paths]
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def check_live_vdso() -> FileReport:
+    """Check the vDSO that the running kernel mapped into this process."""
+    began = time.perf_counter()
+    name = "[vdso]"
+    try:
+        data = _live_vdso()
+        image = Image.from_bytes(data, name)
+        return check_image(image, engine_for(image))
+    except FullframeError as error:
+        return FileReport(name, seconds=time.perf_counter() - began, error=str(error))
+
+
+def _live_vdso() -> bytes:
+    maps = Path("/proc/self/maps")
+    try:
+        for line in maps.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.endswith("[vdso]"):
+                begin, _, end = line.split()[0].partition("-")
+                with Path("/proc/self/mem").open("rb") as memory:
+                    memory.seek(int(begin, 16))
+                    return memory.read(int(end, 16) - int(begin, 16))
+    except OSError as error:
+        raise InputError(Place("[vdso]"), f"cannot be read: {error}") from None
+    raise InputError(Place(str(maps)), "no [vdso]", "a kernel that maps one into every process")

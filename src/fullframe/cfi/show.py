@@ -1,0 +1,209 @@
+"""Showing a function: each instruction, its rule, and where each register really is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fullframe.cfi.check import FunctionResult, ImageChecker, Run
+from fullframe.cfi.claims import Answer
+from fullframe.cfi.describe import instruction_text
+from fullframe.cfi.files import engine_for
+from fullframe.elf.image import Image
+from fullframe.errors import InputError, Place
+from fullframe.track.state import State
+from fullframe.track.values import CFA, CFA_REGION, Address, entry
+from fullframe.x86.registers import IP
+
+
+@dataclass(frozen=True, slots=True)
+class ShownInstruction:
+    """One instruction of a shown function.
+
+    Attributes:
+        address: of its first byte.
+        place: the address in the file's own terms.
+        text: GNU syntax.
+        answer: ``proved``, ``wrong``, ``assumed``, ``cannot tell``, or ``padding``.
+        cfa_claimed: the CFA rule.
+        rules: register name to rule in words.
+        cfa_actual: where the CFA really is, such as ``rsp+16``; None when not known.
+        registers: register name to where the caller's value really is.
+        notes: what is wrong or unknown.
+    """
+
+    address: int
+    place: str
+    text: str
+    answer: str
+    cfa_claimed: str
+    rules: dict[str, str]
+    cfa_actual: str | None
+    registers: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFunction:
+    """A function, instruction by instruction."""
+
+    name: str
+    begin: int
+    end: int
+    instructions: tuple[ShownInstruction, ...]
+
+
+_ANSWERS = {
+    Answer.PROVED: "proved",
+    Answer.WRONG: "wrong",
+    Answer.ASSUMED: "assumed",
+    Answer.CANNOT_TELL: "cannot tell",
+}
+
+
+def show_functions(path: str, function: str | None) -> Iterator[ShownFunction]:
+    """Show functions of a file.
+
+    Args:
+        path: an ELF file.
+        function: a symbol's name, or an address in hexadecimal (0x…); None for all.
+
+    Yields:
+        Functions by address. Raises InputError for an unreadable file or an unknown function.
+    """
+    image = Image.open(path)
+    checker = ImageChecker(image, engine_for(image), thorough=True)
+    if not checker.fdes:
+        raise InputError(
+            Place(path),
+            "no call-frame information",
+            "an .eh_frame or .debug_frame section",
+            "link without stripping it, or build with -fasynchronous-unwind-tables",
+        )
+    wanted = None if function is None else _find(checker, function)
+    for result in checker.results():
+        if wanted is None or result.fde.begin == wanted:
+            yield _shown(checker, result)
+
+
+def _find(checker: ImageChecker, function: str) -> int:
+    image = checker.image
+    if function.lower().startswith("0x"):
+        try:
+            address = int(function, 16)
+        except ValueError:
+            address = -1
+        fde = checker.code.covering(address)
+        if fde is not None:
+            return fde.begin
+    else:
+        for symbol in image.function_symbols():
+            if symbol.name.split("@")[0] == function:
+                fde = checker.code.covering(symbol.address)
+                if fde is not None:
+                    return fde.begin
+    import difflib
+
+    names = {symbol.name for symbol in image.function_symbols()}
+    near = difflib.get_close_matches(function, names, 3)
+    raise InputError(
+        Place(image.path),
+        f"no function {function!r} that has call-frame information",
+        "a symbol's name or an address such as 0x1040",
+        f"nearest names: {', '.join(near)}" if near else "list the symbols with nm -D",
+    )
+
+
+def _shown(checker: ImageChecker, result: FunctionResult) -> ShownFunction:
+    image, listing = checker.image, result.listing
+    code = checker.code.code_of(result.fde)
+    by_index: dict[int, Run] = {}
+    for run in result.runs:
+        for index in range(run.begin, run.end):
+            by_index[index] = run
+    ends = [*listing.starts[1:], listing.end - listing.begin]
+    shown = []
+    rows = checker.engine.rows_of(result.fde)
+    position = -1
+    for index, (start, end) in enumerate(zip(listing.starts, ends, strict=True)):
+        while position + 1 < len(rows) and rows[position + 1][0] <= start:
+            position += 1
+        shown.append(
+            _instruction(
+                checker,
+                listing.begin + start,
+                instruction_text(image.machine.bits, code[start:end], listing.begin + start),
+                by_index.get(index),
+                rows[position][1] if position >= 0 else None,
+            )
+        )
+    return ShownFunction(
+        image.function_name(listing.begin), listing.begin, listing.end, tuple(shown)
+    )
+
+
+def _instruction(
+    checker: ImageChecker, address: int, text: str, run: Run | None, claim: object
+) -> ShownInstruction:
+    from fullframe.cfi.claims import Claim
+
+    book, machine = checker.engine.book, checker.engine.machine
+    assert claim is None or isinstance(claim, Claim)
+    rules = {}
+    if claim is not None:
+        for column in (*machine.callee_saved, IP):
+            if column in claim.rules:
+                rules[machine.register_names[column]] = book.describe_rule(claim.rules[column])
+    state = None if run is None else run.state
+    return ShownInstruction(
+        address=address,
+        place=checker.image.place(address),
+        text=text,
+        answer="padding" if run is None else _ANSWERS[run.verdict.answer],
+        cfa_claimed="nothing" if claim is None else book.describe_cfa(claim.cfa),
+        rules=rules,
+        cfa_actual=None if state is None else _cfa(checker, state),
+        registers={} if state is None else _registers(checker, state),
+        notes=_notes(run),
+    )
+
+
+def _notes(run: Run | None) -> tuple[str, ...]:
+    if run is None:
+        return ()
+    if run.verdict.doubts:
+        notes = []
+        for doubt in run.verdict.doubts:
+            note = f"claims {doubt.claimed}; {doubt.actual}"
+            notes.append(note + (f"; mend: {doubt.suggestion}" if doubt.suggestion else ""))
+        return tuple(notes)
+    return (run.reason,) if run.reason else ()
+
+
+def _cfa(checker: ImageChecker, state: State) -> str | None:
+    machine = checker.engine.machine
+    for register in (4, 5, *range(16)):
+        value = state.registers[register]
+        if isinstance(value, Address) and value.region is CFA_REGION:
+            return f"{machine.register_names[register]}{-value.offset_bytes:+d}"
+    for (region, offset), value in state.slots.items():
+        if value is CFA:
+            return f"[{region}{offset:+d}]"
+    return None
+
+
+def _registers(checker: ImageChecker, state: State) -> dict[str, str]:
+    """Where each caller's register is: in itself, in slots, in other registers, or nowhere."""
+    machine = checker.engine.machine
+    found = {}
+    for column in (*machine.callee_saved, IP):
+        wanted = entry(column)
+        places = []
+        for number, value in enumerate(state.registers):
+            if value is wanted:
+                places.append("itself" if number == column else machine.register_names[number])
+        for (region, offset), value in state.slots.items():
+            if value is wanted:
+                places.append(f"{region}{offset:+d}")
+        found[machine.register_names[column]] = ", ".join(places) or "nowhere"
+    return found

@@ -1,0 +1,161 @@
+"""The CFI checker's results as text and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+from fullframe.cfi.findings import FileReport, Finding, Severity
+from fullframe.report.sarif import SarifResult
+
+#: Version of ``fullframe cfi check --json``; rises when a key changes its meaning or goes.
+CHECK_SCHEMA = 1
+
+_LEVELS = {
+    Severity.RETURN_ADDRESS: "error",
+    Severity.REGISTER: "error",
+    Severity.ASYNCHRONOUS: "warning",
+    Severity.MALFORMED: "error",
+}
+
+
+def check_json(reports: Iterable[FileReport], findings: Iterable[Finding]) -> dict[str, Any]:
+    """Return the documented object of ``fullframe cfi check --json``."""
+    return {
+        "schema": CHECK_SCHEMA,
+        "files": [
+            {
+                "path": report.path,
+                "machine": report.machine,
+                "functions": report.functions,
+                "boundaries": report.boundaries,
+                "proved": report.proved,
+                "wrong": report.wrong,
+                "assumed": report.assumed,
+                "cannot_tell": report.cannot_tell,
+                "seconds": round(report.seconds, 3),
+                "error": report.error,
+            }
+            for report in reports
+        ],
+        "findings": [
+            {
+                "code": finding.code,
+                "severity": finding.severity.value,
+                "path": finding.path,
+                "function": finding.function,
+                "address": finding.address,
+                "end_address": finding.end_address,
+                "source": finding.source,
+                "instruction": finding.instruction,
+                "claimed": finding.claimed,
+                "actual": finding.actual,
+                "message": finding.message,
+                "suggestion": finding.suggestion,
+            }
+            for finding in findings
+        ],
+    }
+
+
+def check_sarif_results(findings: Iterable[Finding]) -> list[SarifResult]:
+    """Return the findings as SARIF results."""
+    results = []
+    for finding in findings:
+        path, line = finding.path, None
+        if finding.source is not None:
+            path, _, number = finding.source.rpartition(":")
+            line = int(number)
+        text = finding.message
+        if finding.claimed:
+            text = f"{finding.claimed}; {finding.actual}: {text}"
+        results.append(
+            SarifResult(
+                finding.code,
+                _LEVELS[finding.severity],
+                text,
+                path,
+                line,
+                finding.address,
+                finding.function,
+                finding.fingerprint,
+            )
+        )
+    return results
+
+
+def write_findings(out: TextIO, findings: Sequence[Finding]) -> None:
+    """Write findings for a reader, grouped by file."""
+    path = None
+    for finding in findings:
+        if finding.path != path:
+            path = finding.path
+            out.write(f"{path}\n")
+        where = finding.place
+        if finding.source is not None:
+            where += f" ({finding.source})"
+        out.write(f"  {finding.code} {finding.severity.value}: {finding.function} at {where}\n")
+        if finding.instruction:
+            size = finding.end_address - finding.address
+            out.write(f"    instruction  {finding.instruction}   [{size} bytes affected]\n")
+        if finding.claimed:
+            out.write(f"    CFI claims   {finding.claimed}\n")
+            out.write(f"    in fact      {finding.actual}\n")
+        out.write(f"    so           {finding.message}\n")
+        if finding.suggestion:
+            out.write(f"    mend with    {finding.suggestion}\n")
+        out.write("\n")
+
+
+def write_doubts(out: TextIO, report: FileReport, most: int) -> None:
+    """Write why boundaries of a file are assumed or cannot be told, the largest first."""
+    doubts = sorted(report.doubtful, key=lambda doubt: -doubt.boundaries)
+    for doubt in doubts[:most]:
+        out.write(
+            f"    {doubt.boundaries:6} {doubt.function} at {doubt.address:#x}: {doubt.reason}\n"
+        )
+    if len(doubts) > most:
+        out.write(f"           and {len(doubts) - most} more\n")
+
+
+def write_summary(
+    out: TextIO, reports: Sequence[FileReport], *, verbose: bool, known: int = 0
+) -> None:
+    """Write the four counts for each file and all together."""
+    total = FileReport("all")
+    width = max([4, *(len(report.path) for report in reports)])
+    out.write(
+        f"{'file':{width}}  {'machine':7} {'functions':>9} {'boundaries':>10} {'proved':>10} "
+        f"{'wrong':>7} {'assumed':>8} {'cannot tell':>11}  proved %\n"
+    )
+    for report in reports:
+        if report.error is not None:
+            out.write(f"{report.path:{width}}  not read: {report.error}\n")
+            continue
+        if report.functions or verbose or len(reports) == 1:
+            out.write(_row(report, width))
+        if verbose:
+            write_doubts(out, report, 20)
+        total.functions += report.functions
+        total.boundaries += report.boundaries
+        total.proved += report.proved
+        total.wrong += report.wrong
+        total.assumed += report.assumed
+        total.cannot_tell += report.cannot_tell
+    if len(reports) > 1:
+        out.write(_row(total, width))
+    bare = sum(1 for report in reports if report.error is None and not report.functions)
+    if bare:
+        out.write(f"{bare} file(s) without call-frame information\n")
+    if known:
+        out.write(f"{known} known finding(s) in the baseline, not shown\n")
+
+
+def _row(report: FileReport, width: int) -> str:
+    share = 100 * report.proved / report.boundaries if report.boundaries else 100.0
+    # Never round a file with a single unproved boundary up to 100 %.
+    text = f"{int(share * 1000) / 1000:.3f}"
+    return (
+        f"{report.path:{width}}  {report.machine:7} {report.functions:9} {report.boundaries:10} "
+        f"{report.proved:10} {report.wrong:7} {report.assumed:8} {report.cannot_tell:11}  {text}\n"
+    )

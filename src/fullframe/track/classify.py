@@ -1,0 +1,489 @@
+"""From decoded instructions to effects.
+
+Most instructions have no effect on what is tracked and must be dismissed at once: a table
+indexed by ``Instruction.code`` says which never matter, which matter only for the register or
+the memory they write, and which need a full look. The table fills itself from what iced-x86
+says of the first instruction of each code. Full looks are remembered by encoding. An
+instruction that is not modelled clobbers what iced-x86 says it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from iced_x86 import (
+    Code,
+    FlowControl,
+    Instruction,
+    InstructionInfoFactory,
+    Mnemonic,
+    OpAccess,
+    OpKind,
+    Register,
+    RegisterExt,
+)
+
+from fullframe.track import effects as fx
+from fullframe.track.effects import Apply, Effect, Memory
+from fullframe.track.state import StateSpace
+from fullframe.track.values import OTHER, constant
+from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, R11, SI, SP
+
+_HARDWARE: Final[dict[int, int]] = {}
+_SIZE: Final[dict[int, int]] = {}
+_VECTOR: Final[dict[int, int]] = {}
+for _register in (getattr(Register, name) for name in dir(Register) if name.isupper()):
+    if RegisterExt.is_gpr(_register):
+        _HARDWARE[_register] = RegisterExt.number(RegisterExt.full_register(_register))
+        _SIZE[_register] = RegisterExt.size(_register)
+    elif RegisterExt.is_vector_register(_register):
+        _VECTOR[_register] = RegisterExt.number(_register)
+
+#: What a code needs: nothing, a look at what operand 0 is, or a full look.
+DISMISSED: Final = 0
+WRITES_OPERAND_0: Final = 1
+FULL_LOOK: Final = 2
+FLOW: Final = 3
+CONDITIONAL_BRANCH: Final = 4
+DIRECT_CALL: Final = 5
+UNSEEN: Final = -1
+
+WRITES = frozenset(
+    {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
+)
+_MOST_ENCODINGS = 1 << 19
+_CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
+_REGISTERS: Final = 256
+
+
+class Classifier:
+    """Turns instructions of one machine into effects for one state space.
+
+    Args:
+        space: the states that the effects will act on.
+
+    Attributes:
+        relevance: per ``Instruction.code``, what it needs (``UNSEEN`` until it is met).
+        tracked_register: per iced register, whether a write to it matters.
+        tracked_base: per iced register, whether a store through it matters.
+        by_encoding: encodings already looked at, to their effect or None.
+    """
+
+    def __init__(self, space: StateSpace) -> None:
+        self.space = space
+        machine = space.machine
+        self.word_bytes = machine.word_bytes
+        self.relevance: list[int] = [UNSEEN] * _CODES
+        self.by_encoding: dict[bytes, Effect | None] = {}
+        self.tracked_register = [False] * _REGISTERS
+        self.tracked_base = [False] * _REGISTERS
+        tracked = range(16) if space.precise else (*machine.callee_saved, SP)
+        bases = range(16) if space.precise else (SP, BP)
+        for iced, hardware in _HARDWARE.items():
+            self.tracked_register[iced] = hardware in tracked
+            self.tracked_base[iced] = hardware in bases
+        if space.precise:
+            for iced in _VECTOR:
+                self.tracked_register[iced] = True
+        self._factory = InstructionInfoFactory()
+        self._interned: dict[object, Effect] = {}
+        self.scratch = tuple(
+            register
+            for register in range(16 if machine.bits == 64 else 8)
+            if register != SP and register not in machine.callee_saved
+        )
+        self.call = self.intern(("call",), lambda: fx.call(self.scratch))
+        self.call_inside = self.intern(("call inside",), lambda: fx.call_as_push(self.word_bytes))
+        kernel = (AX, CX, R11) if machine.bits == 64 else (AX,)
+        self.system_call = self.intern(("system call",), lambda: fx.clobber(kernel))
+
+    def intern(self, key: tuple[object, ...], make: Callable[[], Apply]) -> Effect:
+        """Return the one effect of that key, making it on first use."""
+        found = self._interned.get(key)
+        if found is None:
+            found = self._interned[key] = Effect(" ".join(map(str, key)), make())
+        return found
+
+    def call_that_pops(self, popped_bytes: int) -> Effect:
+        """A call whose callee takes ``popped_bytes`` of arguments off the stack."""
+        return self.intern(("call pops", popped_bytes), lambda: fx.call(self.scratch, popped_bytes))
+
+    def call_that_keeps(self, kept: frozenset[int]) -> Effect:
+        """A call whose callee leaves these caller-clobbered registers alone."""
+        scratch = tuple(register for register in self.scratch if register not in kept)
+        return self.intern(("call keeps", kept), lambda: fx.call(scratch))
+
+    def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
+        """A call whose callee also changes these registers."""
+        return self.intern(
+            ("call clobbers", registers), lambda: fx.call(self.scratch, 0, registers)
+        )
+
+    def equal_registers(self, one: int, other: int) -> Effect:
+        """On this edge both registers hold the same."""
+        return self.intern(("equal", one, other), lambda: fx.equate(one, other))
+
+    # -- relevance ---------------------------------------------------------------------------
+
+    def look_at_code(self, instruction: Instruction) -> int:
+        """Find out what an unseen code needs, and remember it."""
+        level = self._relevance_of(instruction)
+        self.relevance[instruction.code] = level
+        return level
+
+    def _relevance_of(self, instruction: Instruction) -> int:
+        flow = instruction.flow_control
+        if instruction.op_count == 1 and instruction.op0_kind in (
+            OpKind.NEAR_BRANCH32,
+            OpKind.NEAR_BRANCH64,
+        ):
+            if flow == FlowControl.CONDITIONAL_BRANCH:
+                return CONDITIONAL_BRANCH
+            if flow == FlowControl.CALL:
+                return DIRECT_CALL
+        if flow != FlowControl.NEXT or instruction.mnemonic in (
+            Mnemonic.HLT,
+            Mnemonic.IRET,
+            Mnemonic.IRETD,
+            Mnemonic.IRETQ,
+        ):
+            return FLOW
+        if instruction.is_stack_instruction or instruction.mnemonic in _NEEDS_FULL_LOOK:
+            return FULL_LOOK
+        info = self._factory.info(instruction)
+        operand_registers = set()
+        level = DISMISSED
+        for operand in range(instruction.op_count):
+            if instruction.op_kind(operand) == OpKind.REGISTER:
+                operand_registers.add(RegisterExt.full_register(instruction.op_register(operand)))
+            if info.op_access(operand) in WRITES:
+                if operand != 0:
+                    return FULL_LOOK
+                level = WRITES_OPERAND_0
+        for used in info.used_registers():
+            if used.access not in WRITES:
+                continue
+            full = RegisterExt.full_register(used.register)
+            if full not in operand_registers and self.tracked_register[used.register]:
+                return FULL_LOOK
+        if level == DISMISSED and any(m.access in WRITES for m in info.used_memory()):
+            return FULL_LOOK
+        return level
+
+    # -- the full look -----------------------------------------------------------------------
+
+    def effect_of(self, instruction: Instruction, encoding: bytes) -> Effect | None:
+        """Return what an instruction that does not transfer control does to a state.
+
+        Args:
+            instruction: decoded from ``encoding``.
+            encoding: its bytes, the key under which the answer is remembered.
+
+        Returns:
+            The effect, or None where nothing that is tracked changes.
+        """
+        if len(self.by_encoding) > _MOST_ENCODINGS:
+            self.by_encoding.clear()
+        effect = self.by_encoding[encoding] = self._look(instruction)
+        return effect
+
+    def _look(self, i: Instruction) -> Effect | None:
+        handler = _HANDLERS.get(i.mnemonic)
+        if handler is not None:
+            key_and_make = handler(self, i)
+            if key_and_make is not None:
+                key, make = key_and_make
+                return None if make is None else self.intern(key, make)
+        return self._unmodelled(i)
+
+    def _unmodelled(self, i: Instruction) -> Effect | None:
+        """Clobber the registers and the stack slots that iced-x86 says are written."""
+        info = self._factory.info(i)
+        registers, vectors, parts = set(), set(), []
+        for used in info.used_registers():
+            if used.access in WRITES and self.tracked_register[used.register]:
+                if used.register in _VECTOR:
+                    vectors.add(_VECTOR[used.register])
+                else:
+                    registers.add(_HARDWARE[used.register])
+        key: list[object] = ["clobber", *sorted(registers)]
+        if i.is_stack_instruction:
+            delta = i.stack_pointer_increment
+            registers.discard(SP)
+            key += ["sp", delta]
+            parts.append(fx.push(None, -delta) if delta < 0 else fx.pop(None, delta))
+        if registers:
+            values = tuple(sorted(registers))
+            parts.append(fx.clobber(values))
+        for vector in sorted(vectors):
+            key += ["vector", vector]
+            parts.append(fx.clobber_vector(vector))
+        if not i.is_stack_instruction and not i.has_rep_prefix and not i.has_repne_prefix:
+            for memory in info.used_memory():
+                if memory.access not in WRITES or not self.tracked_base[memory.base]:
+                    continue
+                size = max(self._memory_size(i), 1)
+                place = self._memory_operand(i)
+                key += ["store", place, size]
+                parts.append(fx.store(place, None, size))
+                break
+        if not parts:
+            return None
+        return self.intern(tuple(key), lambda: fx.sequence(tuple(parts)))
+
+    # -- operands ----------------------------------------------------------------------------
+
+    def _memory_size(self, i: Instruction) -> int:
+        from iced_x86 import MemorySizeExt
+
+        return int(MemorySizeExt.size(i.memory_size))
+
+    def _memory_operand(self, i: Instruction) -> Memory:
+        base = i.memory_base
+        if i.segment_prefix in (Register.FS, Register.GS) or base not in _HARDWARE:
+            return (None, 0, False)
+        indexed = i.memory_index != Register.NONE
+        return (_HARDWARE[base], self._displacement(i), indexed)
+
+    def _displacement(self, i: Instruction) -> int:
+        value: int = i.memory_displacement
+        bits = 64 if self.word_bytes == 8 else 32
+        return value - (1 << bits) if value >> (bits - 1) else value
+
+    def _word(self, i: Instruction, operand: int) -> int | None:
+        """Hardware number of a whole-register operand; None for narrower or other ones."""
+        if i.op_kind(operand) != OpKind.REGISTER:
+            return None
+        register = i.op_register(operand)
+        size = _SIZE.get(register)
+        if size == self.word_bytes or (self.space.narrow_pointers and size == 4):
+            return _HARDWARE[register]
+        return None
+
+    def _immediate(self, i: Instruction, operand: int) -> int | None:
+        kind = i.op_kind(operand)
+        if kind in _IMMEDIATES:
+            value: int = i.immediate(operand)
+            bits = self.space.machine.bits
+            value &= (1 << bits) - 1
+            return value - (1 << bits) if value >> (bits - 1) else value
+        return None
+
+
+Made = tuple[tuple[object, ...], Callable[[], Apply] | None] | None
+Handler = Callable[["Classifier", Instruction], Made]
+_NOTHING: Final[Made] = (("nothing",), None)
+_IMMEDIATES = frozenset(
+    {
+        OpKind.IMMEDIATE8,
+        OpKind.IMMEDIATE16,
+        OpKind.IMMEDIATE32,
+        OpKind.IMMEDIATE64,
+        OpKind.IMMEDIATE8TO16,
+        OpKind.IMMEDIATE8TO32,
+        OpKind.IMMEDIATE8TO64,
+        OpKind.IMMEDIATE32TO64,
+    }
+)
+
+
+def _made(key: tuple[object, ...], apply: Apply) -> Made:
+    return key, lambda: apply
+
+
+def _mov(c: Classifier, i: Instruction) -> Made:
+    target, source = c._word(i, 0), c._word(i, 1)
+    if target is not None:
+        if source is not None:
+            return _made(("copy", target, source), fx.copy(target, source))
+        if i.op1_kind == OpKind.MEMORY:
+            place = c._memory_operand(i)
+            if place[0] is not None:
+                return _made(("load", target, place), fx.load(target, place))
+            return None
+        number = c._immediate(i, 1)
+        if number is not None:
+            value = constant(number & ((1 << c.space.machine.bits) - 1))
+            return _made(("set", target, number), fx.set_register(target, value))
+        return None
+    if i.op0_kind == OpKind.REGISTER and _SIZE.get(i.op0_register) == 4 and c.word_bytes == 8:
+        number = c._immediate(i, 1)
+        if number is not None:  # a 32-bit move zero-extends
+            hardware = _HARDWARE[i.op0_register]
+            value = constant(number & 0xFFFFFFFF)
+            return _made(("set", hardware, value), fx.set_register(hardware, value))
+        return None
+    if i.op0_kind == OpKind.MEMORY:
+        place = c._memory_operand(i)
+        if place[0] is None or place[2]:
+            return _NOTHING
+        size = c._memory_size(i)
+        return _made(("store", place, source, size), fx.store(place, source, size))
+    return None
+
+
+def _lea(c: Classifier, i: Instruction) -> Made:
+    target = c._word(i, 0)
+    if target is None or i.memory_base not in _HARDWARE:
+        return None
+    base, displacement, indexed = c._memory_operand(i)
+    if base is None:
+        return None
+    if indexed:
+        index, scale = _HARDWARE.get(i.memory_index), i.memory_index_scale
+        if index is None:
+            return None
+        return _made(
+            ("lea", target, base, index, scale, displacement),
+            fx.load_sum(target, base, index, scale, displacement),
+        )
+    place = (base, displacement, False)
+    return _made(("lea", target, place), fx.load_address(target, place))
+
+
+def _push(c: Classifier, i: Instruction) -> Made:
+    size = -i.stack_pointer_increment
+    if i.op_count and i.op0_kind == OpKind.REGISTER and _SIZE.get(i.op0_register) == c.word_bytes:
+        register = _HARDWARE[i.op0_register]
+        return _made(("push", register, size), fx.push(register, size))
+    if i.op_count and i.op0_kind == OpKind.MEMORY:
+        place = c._memory_operand(i)
+        if place[0] is not None and not place[2] and size == c.word_bytes:
+            return _made(("push", place, size), fx.push_memory(place, size))
+    return _made(("push", None, size), fx.push(None, size))
+
+
+def _pop(c: Classifier, i: Instruction) -> Made:
+    size = i.stack_pointer_increment
+    if i.op_count and i.op0_kind == OpKind.REGISTER and i.op0_register in _HARDWARE:
+        register = _HARDWARE[i.op0_register]
+        if size == c.word_bytes:
+            return _made(("pop", register, size), fx.pop(register, size))
+        return _made(
+            ("pop part", register, size),
+            fx.sequence((fx.pop(None, size), fx.set_register(register, OTHER))),
+        )
+    if i.op_count and i.op0_kind == OpKind.MEMORY:
+        place = c._memory_operand(i)
+        return _made(("pop", place, size), fx.pop_memory(place, size))
+    return _made(("pop", None, size), fx.pop(None, size))
+
+
+def _add_or_sub(sign: int) -> Handler:
+    def handler(c: Classifier, i: Instruction) -> Made:
+        target = c._word(i, 0)
+        if target is None:
+            return None
+        number = c._immediate(i, 1)
+        if number is not None:
+            return _made(("add", target, sign * number), fx.add(target, sign * number))
+        source = c._word(i, 1)
+        if source is not None and source != target:
+            return _made(
+                ("add register", target, source, sign), fx.add_register(target, source, sign)
+            )
+        if c.space.precise or target == SP:  # a distance from memory: alloca
+            return _made(("add something", target), fx.add_something(target))
+        return None
+
+    return handler
+
+
+def _increment(delta: int) -> Handler:
+    def handler(c: Classifier, i: Instruction) -> Made:
+        target = c._word(i, 0)
+        return None if target is None else _made(("add", target, delta), fx.add(target, delta))
+
+    return handler
+
+
+def _and(c: Classifier, i: Instruction) -> Made:
+    target, mask = c._word(i, 0), c._immediate(i, 1)
+    if target is None or mask is None:
+        return None
+    return _made(("align", target, mask), fx.align(target, mask))
+
+
+def _xchg(c: Classifier, i: Instruction) -> Made:
+    one, other = c._word(i, 0), c._word(i, 1)
+    if one is not None and other is not None:
+        return _made(("xchg", one, other), fx.exchange(one, other))
+    if i.op0_kind == OpKind.MEMORY and other is not None:
+        place = c._memory_operand(i)
+        if place[0] is not None and not place[2]:
+            apply = fx.exchange_memory(other, place, c.word_bytes)
+            return _made(("xchg", place, other), apply)
+    return None
+
+
+def _cmov(c: Classifier, i: Instruction) -> Made:
+    target = c._word(i, 0)
+    if target is None:
+        return None
+    source = c._word(i, 1)
+    return _made(("cmov", target, source), fx.maybe_copy(target, source))
+
+
+def _leave(c: Classifier, i: Instruction) -> Made:
+    return _made(("leave",), fx.leave(c.word_bytes))
+
+
+def _enter(c: Classifier, i: Instruction) -> Made:
+    if i.immediate8_2nd:
+        return None
+    size = i.immediate16
+    return _made(("enter", size), fx.enter(size, c.word_bytes))
+
+
+def _movq(c: Classifier, i: Instruction) -> Made:
+    if not c.space.precise:
+        # The coarse space does not follow vector registers.
+        target = c._word(i, 0)
+        return None if target is not None or i.op0_kind == OpKind.MEMORY else _NOTHING
+    if i.op0_kind == OpKind.REGISTER and i.op1_kind == OpKind.REGISTER:
+        target, source = c._word(i, 0), c._word(i, 1)
+        if target is not None and i.op1_register in _VECTOR:
+            vector = _VECTOR[i.op1_register]
+            return _made(("from vector", target, vector), fx.from_vector(target, vector))
+        if source is not None and i.op0_register in _VECTOR:
+            vector = _VECTOR[i.op0_register]
+            return _made(("to vector", vector, source), fx.to_vector(vector, source))
+    return None
+
+
+def _nothing(c: Classifier, i: Instruction) -> Made:
+    return _NOTHING
+
+
+_HANDLERS: Final[dict[int, Handler]] = {
+    Mnemonic.MOV: _mov,
+    Mnemonic.LEA: _lea,
+    Mnemonic.PUSH: _push,
+    Mnemonic.PUSHF: _push,
+    Mnemonic.PUSHFD: _push,
+    Mnemonic.PUSHFQ: _push,
+    Mnemonic.POP: _pop,
+    Mnemonic.POPF: _pop,
+    Mnemonic.POPFD: _pop,
+    Mnemonic.POPFQ: _pop,
+    Mnemonic.ADD: _add_or_sub(1),
+    Mnemonic.SUB: _add_or_sub(-1),
+    Mnemonic.INC: _increment(1),
+    Mnemonic.DEC: _increment(-1),
+    Mnemonic.AND: _and,
+    Mnemonic.XCHG: _xchg,
+    Mnemonic.LEAVE: _leave,
+    Mnemonic.ENTER: _enter,
+    Mnemonic.MOVQ: _movq,
+    Mnemonic.MOVD: _movq,
+    Mnemonic.VMOVQ: _movq,
+    Mnemonic.VMOVD: _movq,
+    Mnemonic.NOP: _nothing,
+}
+for _name in dir(Mnemonic):
+    if _name.startswith("CMOV"):
+        _HANDLERS[getattr(Mnemonic, _name)] = _cmov
+_NEEDS_FULL_LOOK = frozenset({Mnemonic.XCHG, Mnemonic.LEAVE, Mnemonic.ENTER})
+
+__all__ = ["AX", "BX", "DI", "DX", "SI", "Classifier"]

@@ -1,0 +1,349 @@
+"""Jump tables: where an indirect jump of a ``switch`` can go.
+
+GCC's and Clang's forms, x86-64 and i386:
+
+* a table of absolute addresses: ``jmp *table(,%rax,8)``, or the address loaded first;
+* a table of 32-bit distances from a base: ``movslq (%rdx,%rax,4), %rax; add %rdx, %rax;
+  jmp *%rax`` with the base in a register (x86-64), or relative to the global offset table in
+  ``%ebx`` (i386).
+
+The code is read once, forward and without regard to branches, to learn which registers and
+spill slots hold the address of a table; compilers load it well before the jump. A table's
+entries are then taken as far as the bound check before the jump says, or else as far as they
+lead to instructions; a table that holds anything else is not believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from iced_x86 import (
+    Decoder,
+    DecoderOptions,
+    FlowControl,
+    Instruction,
+    Mnemonic,
+    OpKind,
+    Register,
+    RegisterExt,
+)
+
+from fullframe.track.classify import _HARDWARE, _SIZE
+from fullframe.x86.registers import Machine
+
+_MOST_ENTRIES: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An address known while the code is read: ``base``, or with ``entry_bytes`` a table's entry.
+
+    Attributes:
+        base: the address itself, or the address of the table.
+        entry_bytes: 0 for an address; otherwise the size of the table's entries.
+        added: what is added to an entry to make a target; None where nothing is yet.
+        register: hardware number of the register that ``base`` was taken from, or None.
+    """
+
+    base: int
+    entry_bytes: int = 0
+    added: int | None = None
+    register: int | None = None
+
+
+ReadWord = Callable[[int, int], int | None]
+
+
+class TableReader:
+    """Finds the jump tables of one function.
+
+    Args:
+        machine: for word size.
+        read: (address, size in bytes) to the unsigned number there with relocations applied,
+            or None.
+        got_address: what ``%ebx`` holds in i386 position-independent code, or None.
+        is_target: whether an address can be the target of a jump of this function.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        read: ReadWord,
+        got_address: int | None,
+        is_target: Callable[[int], bool],
+    ) -> None:
+        self._machine = machine
+        self._read = read
+        self._got = got_address
+        self._is_target = is_target
+
+    def find(self, code: bytes, begin: int) -> dict[int, list[int]]:
+        """Return, for each indirect jump that was understood, its targets.
+
+        Args:
+            code: the function's bytes.
+            begin: their address.
+
+        Returns:
+            Offset of the jump from ``begin`` to target addresses, each once, in table order.
+        """
+        reader = _Reading(self._machine, self._got if self._machine.bits == 32 else None)
+        jumps: dict[int, tuple[Known, int | None]] = {}
+        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
+            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
+                known = reader.target_of(instruction)
+                if known is not None:
+                    jumps[instruction.ip - begin] = (known, reader.bound())
+            reader.see(instruction)
+        starts = sorted({known.base for known, _ in jumps.values()})
+        found = {}
+        for offset, (known, bound) in jumps.items():
+            targets, whole = self._entries(known, bound, starts)
+            if not whole and known.added == known.base:
+                # The register was loaded with another table on the path that leads here.
+                for base in reader.loaded.get(known.register, ()):
+                    other, whole = self._entries(
+                        Known(base, known.entry_bytes, base), bound, starts
+                    )
+                    if whole:
+                        targets = other
+                        break
+            if targets:
+                found[offset] = targets
+        return found
+
+    def find_last(self, code: bytes, begin: int) -> list[int] | None:
+        """Return the targets of the indirect jump that ends a piece of code.
+
+        Args:
+            code: from somewhere before the jump, up to its last byte.
+            begin: its address.
+
+        Returns:
+            Target addresses, or None where this much code does not tell a bounded table.
+        """
+        reader = _Reading(self._machine, self._got if self._machine.bits == 32 else None)
+        known = None
+        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
+            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
+                known = reader.target_of(instruction)
+            reader.see(instruction)
+        bound = reader.bound()
+        if known is None or bound is None:
+            return None
+        targets, whole = self._entries(known, bound, [])
+        return targets if whole else None
+
+    def _entries(
+        self, table: Known, bound: int | None, starts: list[int]
+    ) -> tuple[list[int], bool]:
+        """Return a table's targets, and whether all that the bound check lets through are."""
+        size = table.entry_bytes
+        if bound is not None:
+            targets = self._take(table, bound)
+            if len(targets) == bound:
+                return list(dict.fromkeys(targets)), True
+        limit = next((start for start in starts if start > table.base), None)
+        count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
+        return list(dict.fromkeys(self._take(table, count))), False
+
+    def _take(self, table: Known, count: int) -> list[int]:
+        targets = []
+        size = table.entry_bytes
+        mask = (1 << self._machine.bits) - 1
+        for number in range(count):
+            value = self._read(table.base + number * size, size)
+            if value is None:
+                break
+            if table.added is not None:
+                if size == 4 and value >> 31:
+                    value -= 1 << 32
+                value = (value + table.added) & mask
+            if not self._is_target(value):
+                break
+            targets.append(value)
+        return targets
+
+
+class _Reading:
+    """What the registers and spill slots are known to hold, instruction by instruction."""
+
+    def __init__(self, machine: Machine, got: int | None) -> None:
+        self.machine = machine
+        self.got = got
+        self.registers: dict[int, Known] = {}
+        self.slots: dict[tuple[int, int], Known] = {}
+        self.by_register: dict[int, Known] = {}
+        self.loaded: dict[int | None, dict[int, None]] = {}
+        self._bound: int | None = None
+        self._since_bound = 0
+        self._compared: int | None = None
+
+    def bound(self) -> int | None:
+        return self._bound if self._since_bound < 24 else None
+
+    def target_of(self, i: Instruction) -> Known | None:
+        """The table behind an indirect jump, if it is known."""
+        if i.op0_kind == OpKind.REGISTER:
+            known = self.registers.get(_HARDWARE.get(i.op0_register, -1))
+            if known is None or not known.entry_bytes:
+                return None
+            word = known.entry_bytes == self.machine.word_bytes
+            return known if word or known.added is not None else None
+        if i.op0_kind == OpKind.MEMORY:
+            known = self._indexed(i, self.machine.word_bytes)
+            if known is not None and i.memory_index != Register.NONE:
+                return known
+        return None
+
+    def see(self, i: Instruction) -> None:
+        """Follow one instruction."""
+        self._since_bound += 1
+        mnemonic = i.mnemonic
+        flow = i.flow_control
+        if flow != FlowControl.NEXT:
+            if flow in (FlowControl.CALL, FlowControl.INDIRECT_CALL):
+                for register in list(self.registers):
+                    if register not in self.machine.callee_saved:
+                        del self.registers[register]
+            elif flow == FlowControl.CONDITIONAL_BRANCH and self._compared is not None:
+                self._bound, self._since_bound = self._compared + 1, 0
+            elif flow in (FlowControl.RETURN, FlowControl.UNCONDITIONAL_BRANCH):
+                # What follows is reached from elsewhere: bases loaded once are still there.
+                self.registers = dict(self.by_register)
+            return
+        if mnemonic == Mnemonic.CMP:
+            kind = i.op1_kind
+            number = i.immediate(1) if kind not in (OpKind.REGISTER, OpKind.MEMORY) else None
+            self._compared = number if number is not None and number < _MOST_ENTRIES else None
+            return
+        if mnemonic == Mnemonic.AND and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
+            number = i.immediate(1)
+            if 0 < number < 256 and number & (number + 1) == 0:
+                self._bound, self._since_bound = number + 1, 0
+        if i.op_count == 0:
+            return
+        if i.op0_kind == OpKind.MEMORY:
+            self._store(i)
+            return
+        if i.op0_kind != OpKind.REGISTER or i.op0_register not in _HARDWARE:
+            return
+        if mnemonic in (Mnemonic.TEST, Mnemonic.PUSH, Mnemonic.POP, Mnemonic.BT):
+            return  # a pop belongs to an epilogue, and code after it is reached from elsewhere
+        target = _HARDWARE[i.op0_register]
+        value = self._value(i, target)
+        if value is None:
+            self.registers.pop(target, None)
+        else:
+            self.registers[target] = value
+            if not value.entry_bytes:
+                self.by_register[target] = value
+                self.loaded.setdefault(target, {})[value.base] = None
+
+    def _store(self, i: Instruction) -> None:
+        key = self._slot(i)
+        if key is None:
+            return
+        self.slots.pop(key, None)
+        if i.mnemonic == Mnemonic.MOV and i.op1_kind == OpKind.REGISTER:
+            known = self.registers.get(_HARDWARE.get(i.op1_register, -1))
+            if known is not None and _SIZE.get(i.op1_register) == self.machine.word_bytes:
+                self.slots[key] = known
+
+    def _slot(self, i: Instruction) -> tuple[int, int] | None:
+        base = i.memory_base
+        if i.memory_index != Register.NONE or base not in _HARDWARE:
+            return None
+        number = _HARDWARE[base]
+        return (number, i.memory_displacement) if number in (4, 5) else None
+
+    def _value(self, i: Instruction, target: int) -> Known | None:
+        mnemonic, word = i.mnemonic, self.machine.word_bytes
+        if mnemonic == Mnemonic.LEA:
+            if i.is_ip_rel_memory_operand:
+                return Known(i.ip_rel_memory_address)
+            if i.memory_index != Register.NONE:
+                return self._lea_sum(i)
+            known = self._address(i)
+            if known is not None:
+                return Known(known)
+            return None
+        if mnemonic in (Mnemonic.MOV, Mnemonic.MOVSXD):
+            if i.op1_kind == OpKind.REGISTER:
+                return self.registers.get(_HARDWARE.get(i.op1_register, -1))
+            if i.op1_kind == OpKind.MEMORY:
+                slot = self._slot(i)
+                if slot is not None:
+                    return self.slots.get(slot)
+                return self._indexed(i, 4 if mnemonic == Mnemonic.MOVSXD else self._size(i))
+            number = i.immediate(1)
+            return Known(number)
+        if mnemonic == Mnemonic.ADD:
+            return self._sum(i, target, word)
+        return None
+
+    def _sum(self, i: Instruction, target: int, word: int) -> Known | None:
+        mine = self.registers.get(target)
+        if i.op1_kind == OpKind.REGISTER:
+            theirs = self.registers.get(_HARDWARE.get(i.op1_register, -1))
+            if theirs is None and self.got is not None and _HARDWARE.get(i.op1_register) == 3:
+                theirs = Known(self.got)
+        elif i.op1_kind == OpKind.MEMORY:
+            theirs = self._indexed(i, 4)
+            if mine is None and self.got is not None:
+                mine = Known(self.got)
+        else:
+            return None
+        if mine is None or theirs is None:
+            return None
+        if mine.entry_bytes and not theirs.entry_bytes:
+            return Known(mine.base, mine.entry_bytes, theirs.base, mine.register)
+        if theirs.entry_bytes and not mine.entry_bytes:
+            return Known(theirs.base, theirs.entry_bytes, mine.base, theirs.register)
+        return None
+
+    def _lea_sum(self, i: Instruction) -> Known | None:
+        """Hand-written code adds the base with ``lea (%base,%entry), %target``."""
+        if i.memory_index_scale != 1 or i.memory_displacement != 0:
+            return None
+        pair = [
+            self.registers.get(_HARDWARE.get(register, -1))
+            for register in (i.memory_base, i.memory_index)
+        ]
+        for one, other in (pair, pair[::-1]):
+            if one is not None and other is not None and one.entry_bytes and not other.entry_bytes:
+                return Known(one.base, one.entry_bytes, other.base)
+        return None
+
+    def _size(self, i: Instruction) -> int:
+        return RegisterExt.size(i.op0_register)
+
+    def _address(self, i: Instruction) -> int | None:
+        """The constant part of a memory operand's address, where a register is known."""
+        base = i.memory_base
+        mask = (1 << self.machine.bits) - 1
+        if base == Register.NONE:
+            return int(i.memory_displacement)
+        if base in _HARDWARE:
+            known = self.registers.get(_HARDWARE[base])
+            if known is not None and not known.entry_bytes:
+                return (known.base + i.memory_displacement) & mask
+            if known is None and self.got is not None:
+                return (self.got + i.memory_displacement) & mask
+        return None
+
+    def _indexed(self, i: Instruction, entry_bytes: int) -> Known | None:
+        if entry_bytes not in (4, 8):
+            return None
+        address = self._address(i)
+        index = i.memory_index
+        if index != Register.NONE and i.memory_index_scale == 1 and address is None:
+            # The base may stand in the index's place.
+            known = self.registers.get(_HARDWARE.get(index, -1))
+            if known is not None and not known.entry_bytes:
+                address = known.base + i.memory_displacement
+        if address is None or index == Register.NONE:
+            return None
+        return Known(address, entry_bytes, None, _HARDWARE.get(i.memory_base))

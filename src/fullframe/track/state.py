@@ -1,0 +1,236 @@
+"""States: where everything is at one instruction boundary.
+
+A state is immutable and interned in its :class:`StateSpace`: equal states are one object. What
+an effect makes of a state is remembered in the state, so that following an instruction seen
+before, in a state seen before, is one dictionary look-up, however far apart the two functions
+stand. No state is ever copied for an instruction.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+from fullframe.track.values import (
+    CFA,
+    CFA_REGION,
+    OTHER,
+    UNKNOWN,
+    Address,
+    Derived,
+    Entry,
+    Region,
+    Value,
+    address,
+    entry,
+    is_joined,
+    joined,
+)
+from fullframe.x86.registers import IP, SP, Machine
+
+if TYPE_CHECKING:
+    from fullframe.track.effects import Effect
+
+Slots = dict[tuple[Region, int], Value]
+
+#: States kept before the space starts afresh: bounds memory on hostile or enormous input.
+_MOST_STATES = 400_000
+
+
+class State:
+    """Registers and stack slots at one boundary. Never changed after it is made.
+
+    Attributes:
+        registers: 16 values by hardware number.
+        slots: (region, offset in bytes) to the word-sized value there; a slot that is not
+            named holds something else than a tracked value.
+        following: what each effect made of this state.
+        verdicts: for the clients: what was concluded of this state, by claim.
+        settled: see :meth:`StateSpace.settle`; None until it is asked for.
+    """
+
+    __slots__ = ("following", "joined", "registers", "settled", "slots", "verdicts")
+
+    def __init__(self, registers: tuple[Value, ...], slots: Slots) -> None:
+        self.registers = registers
+        self.slots = slots
+        self.following: dict[Effect, State] = {}
+        self.joined: dict[State, State] = {}
+        self.verdicts: dict[Any, Any] = {}
+        self.settled: State | None = None
+
+    def __repr__(self) -> str:
+        held = [f"{n}={v}" for n, v in enumerate(self.registers) if v is not OTHER]
+        held += [f"[{region}{offset:+d}]={v}" for (region, offset), v in self.slots.items()]
+        return f"<{' '.join(held)}>"
+
+    @property
+    def stack_pointer(self) -> Value:
+        """The stack pointer's value."""
+        return self.registers[SP]
+
+    def word_at(self, place: Value) -> Value:
+        """Return the word at an address: a tracked value, ``OTHER`` or ``UNKNOWN``."""
+        if isinstance(place, Address):
+            unnamed = UNKNOWN if is_joined(place.region) else OTHER
+            return self.slots.get((place.region, place.offset_bytes), unnamed)
+        return UNKNOWN if place is UNKNOWN or isinstance(place, Derived) else OTHER
+
+
+class StateSpace:
+    """All states of one machine at one precision, interned.
+
+    Args:
+        machine: the register file.
+        precise: follow every register, constant and vector register; otherwise only the stack
+            pointer, the callee-saved registers and the stack. The coarse space is several times
+            faster and enough for nearly all compiled code; what it cannot prove is followed
+            again in the precise one.
+        narrow_pointers: addresses are 32 bits wide although registers are 64 (x32).
+    """
+
+    def __init__(
+        self, machine: Machine, *, precise: bool = False, narrow_pointers: bool = False
+    ) -> None:
+        self.machine = machine
+        self.precise = precise
+        self.narrow_pointers = narrow_pointers
+        self._states: dict[tuple[tuple[Value, ...], frozenset[Any]], State] = {}
+        self.generation = 0
+
+    def make(self, registers: tuple[Value, ...], slots: Slots) -> State:
+        """Return the interned state of these registers and slots."""
+        key = (registers, frozenset(slots.items()))
+        found = self._states.get(key)
+        if found is None:
+            found = self._states[key] = State(registers, slots)
+        return found
+
+    def trim(self) -> None:
+        """Start afresh when the space has grown too large; for use between functions only."""
+        if len(self._states) > _MOST_STATES:
+            self._states.clear()
+            self.generation += 1
+            gc.collect()  # states refer to each other
+
+    def function_entry(self, pushed_words: int = 1) -> State:
+        """Return the state at a function's first instruction.
+
+        Args:
+            pushed_words: words that lie between the CFA and the stack pointer: 1, the return
+                address, after a call; lazy-binding stubs start with more.
+        """
+        machine = self.machine
+        word = machine.word_bytes
+        registers: list[Value] = [OTHER] * 16
+        for register in machine.callee_saved:
+            registers[register] = entry(register)
+        registers[SP] = address(CFA_REGION, -word * pushed_words)
+        return self.make(tuple(registers), {(CFA_REGION, -word): entry(IP)})
+
+    def join(self, one: State, other: State) -> State:
+        """Return what holds in both states; where they disagree, ``UNKNOWN``."""
+        found = one.joined.get(other)
+        if found is None and not self.precise:
+            found = one.joined[other] = self._join_coarsely(one, other)
+        if found is None:
+            registers = tuple(
+                a if a is b else UNKNOWN
+                for a, b in zip(one.registers, other.registers, strict=True)
+            )
+            slots = {
+                key: value if other.slots.get(key) is value else UNKNOWN
+                for key, value in one.slots.items()
+            }
+            for key in other.slots:
+                if key not in slots:
+                    slots[key] = UNKNOWN
+            if registers[SP] is UNKNOWN:
+                registers = self._join_stacks(one, other, registers, slots)
+            found = one.joined[other] = self.make(registers, slots)
+        return found
+
+    def _join_coarsely(self, one: State, other: State) -> State:
+        """Keep what both states have, and do not tell the unknown from the rest."""
+        registers = tuple(
+            a if a is b else OTHER for a, b in zip(one.registers, other.registers, strict=True)
+        )
+        slots = {key: value for key, value in one.slots.items() if other.slots.get(key) is value}
+        return self.make(registers, slots)
+
+    def settle(self, state: State) -> State:
+        """Forget the registers whose caller's values also have a slot.
+
+        Whether a loop overwrites such a register must not make a difference between states. For
+        the coarse space, where a branch or call ends what a compiler may still leave unsaid.
+        """
+        if state.settled is None:
+            pointer = state.registers[SP]
+            # What lies below the stack pointer is what an epilogue has restored from.
+            saved = {
+                value
+                for (region, offset), value in state.slots.items()
+                if not isinstance(pointer, Address)
+                or region is not pointer.region
+                or offset >= pointer.offset_bytes
+            }
+            registers = tuple(
+                OTHER if isinstance(value, Entry) and value in saved else value
+                for value in state.registers
+            )
+            settled = self.make(registers, state.slots)
+            settled.settled = settled
+            state.settled = settled
+        return state.settled
+
+    def _join_stacks(
+        self, one: State, other: State, registers: tuple[Value, ...], slots: Slots
+    ) -> tuple[Value, ...]:
+        """Keep what both paths have at the same distance from their stack pointers."""
+        mine, theirs = one.registers[SP], other.registers[SP]
+        if not isinstance(mine, Address) or not isinstance(theirs, Address):
+            return registers
+        region = joined(mine, theirs)
+        if region is None:
+            return registers
+        for key in [key for key in slots if key[0] is region]:
+            del slots[key]
+        for (where, offset), value in one.slots.items():
+            if where is not mine.region:
+                continue
+            distance = offset - mine.offset_bytes
+            if other.slots.get((theirs.region, theirs.offset_bytes + distance)) is value:
+                slots[region, distance] = value
+        return (*registers[:SP], address(region, 0), *registers[SP + 1 :])
+
+    def with_register(self, state: State, register: int, value: Value) -> State:
+        """Return the state with one register changed."""
+        registers = state.registers
+        if registers[register] is value:
+            return state
+        return self.make((*registers[:register], value, *registers[register + 1 :]), state.slots)
+
+    def with_word(self, state: State, place: Value, size_bytes: int, value: Value) -> State:
+        """Return the state after a store of ``size_bytes`` at ``place``.
+
+        A store through a pointer of unknown origin is taken not to touch the frame's saved
+        registers: code that overwrites its own save area by accident is broken in a way that
+        no call-frame information describes.
+        """
+        if not isinstance(place, Address):
+            return state
+        region, offset = place.region, place.offset_bytes
+        word = self.machine.word_bytes
+        slots = {
+            key: kept
+            for key, kept in state.slots.items()
+            if key[0] is not region or key[1] >= offset + size_bytes or key[1] + word <= offset
+        }
+        if value is not OTHER and size_bytes == word:
+            slots[region, offset] = value
+        elif len(slots) == len(state.slots):
+            return state
+        return self.make(state.registers, slots)
+
+
+__all__ = ["CFA", "Slots", "State", "StateSpace"]
