@@ -38,11 +38,13 @@ from fullframe.track.values import (
     CFA_REGION,
     OTHER,
     UNKNOWN,
+    VECTOR_REGION,
     Address,
     Constant,
     Derived,
     Entry,
     Value,
+    address,
     constant,
     entry,
     is_joined,
@@ -140,7 +142,10 @@ class _Symbols:
     def register(self, dwarf_register: int) -> Value:
         hardware = self._space.machine.dwarf_to_hardware.get(dwarf_register)
         if hardware is None:
-            return UNKNOWN
+            vector = self._space.machine.dwarf_to_vector(dwarf_register)
+            if vector is None or not self._space.precise:
+                return UNKNOWN  # the coarse space does not follow vector registers
+            return self._state.word_at(address(VECTOR_REGION, 16 * vector))
         return constant(self._address) if hardware == IP else self._state.registers[hardware]
 
     def dereference(self, address: Value, size_bytes: int) -> Value:

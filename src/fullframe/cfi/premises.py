@@ -26,6 +26,7 @@ from fullframe.track.values import (
     OTHER,
     SIGNAL_REGION,
     UNKNOWN,
+    VECTOR_REGION,
     Address,
     Value,
     address,
@@ -76,8 +77,11 @@ def premise(space: StateSpace, claim: Claim) -> State | None:
                 registers[column] = wanted
         elif isinstance(rule, RegisterRule):
             other = machine.dwarf_to_hardware.get(rule.dwarf_register)
+            vector = machine.dwarf_to_vector(rule.dwarf_register)
             if other is not None and other < 16:
                 registers[other] = wanted
+            elif vector is not None:
+                slots[VECTOR_REGION, 16 * vector] = wanted
         elif isinstance(rule, Expression):
             found = _base_and_distance(rule.code, machine)
             if found is None or found[2]:

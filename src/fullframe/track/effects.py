@@ -24,6 +24,7 @@ from fullframe.track.values import (
     constant,
     derived,
     extended,
+    is_joined,
     realigned,
 )
 from fullframe.x86.registers import BP, SP
@@ -414,11 +415,14 @@ def clobber_vector(vector: int) -> Apply:
 def equate(one: int, other: int) -> Apply:
     """What a branch that is taken on equality tells: both registers hold the same."""
 
+    def unsettled(value: Value) -> bool:
+        return value is UNKNOWN or (isinstance(value, Address) and is_joined(value.region))
+
     def apply(space: StateSpace, state: State) -> State:
         first, second = state.registers[one], state.registers[other]
-        if isinstance(first, Address) and second is UNKNOWN:
+        if isinstance(first, Address) and not unsettled(first) and unsettled(second):
             return space.with_register(state, other, first)
-        if isinstance(second, Address) and first is UNKNOWN:
+        if isinstance(second, Address) and not unsettled(second) and unsettled(first):
             return space.with_register(state, one, second)
         return state
 
