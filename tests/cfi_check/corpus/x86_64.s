@@ -952,6 +952,33 @@ rows_in_a_loop:
 	.cfi_endproc
 	.size	rows_in_a_loop, .-rows_in_a_loop
 
+# Two procedures, the first of which ends with its frame still there.
+	.globl	two_procedures
+	.type	two_procedures, @function
+	.p2align 4
+two_procedures:
+	.cfi_startproc
+	pushq	%rbx
+	.cfi_def_cfa_offset 16
+	.cfi_offset %rbx, -16
+	movl	$1, %ebx
+	call	second_procedure
+	call	abort
+	.cfi_endproc
+	.size	two_procedures, .-two_procedures
+	.p2align 4
+second_procedure:
+	.cfi_startproc
+	pushq	%r12
+	.cfi_def_cfa_offset 16
+	.cfi_offset %r12, -16
+	movl	$1, %r12d
+	popq	%r12
+	.cfi_restore %r12
+	.cfi_def_cfa_offset 8
+	ret
+	.cfi_endproc
+
 # The signal trampoline: every register is found in the kernel's frame.
 	.globl	restore_rt
 	.type	restore_rt, @function
