@@ -558,7 +558,7 @@ def check_image(image: Image, engine: Engine | None = None) -> FileReport:
 
 
 def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:
-    name = checker.image.name_of(result.fde.begin)
+    name = checker.image.function_name(result.fde.begin)
     return [
         Doubtful(
             run.reason,

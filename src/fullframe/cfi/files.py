@@ -106,7 +106,7 @@ def check_files(
     order = sorted(paths, key=lambda path: -sizes[path])
     jobs = jobs or len(os.sched_getaffinity(0))
     reports: dict[str, FileReport] = {}
-    if jobs == 1 or len(order) == 1:
+    if jobs == 1 or len(order) <= 1:
         for path in order:
             reports[path] = check_file(path)
             if progress is not None:

@@ -467,6 +467,23 @@ class Image:
         offset = address - symbol.address
         return f"{symbol.name}+{offset:#x}" if offset else symbol.name
 
+    def function_name(self, address: int) -> str:
+        """Name the function that an address lies in, or give its :meth:`place`.
+
+        Other than :meth:`name_of`, never by a symbol that ends before the address: in a stripped
+        library that is another function. The separate debug file is asked as well.
+        """
+        debug = self._lines.source
+        for image in (self, debug):
+            symbol = None if image is None else image.symbol_at(address)
+            if symbol is not None:
+                offset = address - symbol.address
+                if offset == 0:
+                    return symbol.name
+                if 0 < offset < symbol.size_bytes:
+                    return f"{symbol.name}+{offset:#x}"
+        return self.place(address)
+
     def place(self, address: int) -> str:
         """Render an address: ``.text+0x10`` in a relocatable object, else ``0x401000``."""
         if self.is_relocatable:

@@ -90,6 +90,14 @@ class LineReader:
             return None
         return None
 
+    @property
+    def source(self) -> Image | None:
+        """The image that has the line table; None where there is none, or it cannot be read."""
+        try:
+            return self._source
+        except FullframeError:
+            return None
+
     @cached_property
     def _source(self) -> Image | None:
         """The image that has the line table: this one, or its separate debug file."""

@@ -296,6 +296,8 @@ def is_filler(bits: int, encoding: bytes) -> bool:
         bits: 64 or 32.
         encoding: bytes that start with the instruction.
     """
+    if encoding[:2] == b"\0\0":
+        return True
     instruction = Decoder(bits, encoding).decode()
     mnemonic = instruction.mnemonic
     if mnemonic in (Mnemonic.LEA, Mnemonic.MOV, Mnemonic.XCHG):
