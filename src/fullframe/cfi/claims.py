@@ -36,8 +36,10 @@ from fullframe.track.state import State, StateSpace
 from fullframe.track.values import (
     CFA,
     CFA_REGION,
+    CONFLICT,
     OTHER,
     UNKNOWN,
+    VAGUE,
     VECTOR_REGION,
     Address,
     Constant,
@@ -252,11 +254,11 @@ class ClaimBook:
         caller's frame for one that it read from memory. Nothing that the function was entered
         with can be held against what is said of the other context.
         """
-        if isinstance(cfa, Address | Derived) or cfa is UNKNOWN:
+        if isinstance(cfa, Address | Derived) or cfa in VAGUE:
             return False
         if SP in claim.rules:
             return True
-        return not isinstance(state.registers[SP], Address) and state.registers[SP] is not UNKNOWN
+        return not isinstance(state.registers[SP], Address) and state.registers[SP] not in VAGUE
 
     def _cfa(
         self, symbols: _Symbols, rule: CfaRule | None, space: StateSpace, state: State
@@ -353,9 +355,12 @@ class ClaimBook:
         claimed = f"CFA = {self.describe_cfa(claim.cfa)}"
         if claim.cfa is None:
             return Doubt(CFA_COLUMN, Answer.WRONG, "no CFA rule", "no CFA", "")
-        if value is UNKNOWN or isinstance(value, Derived) or _is_joined(value):
-            reason = "paths bring the registers of the rule to different places"
+        if value is UNKNOWN or isinstance(value, Derived):
+            reason = "the code is not modelled, or moves the registers of the rule by what it reads"
             return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
+        if value is CONFLICT or _is_joined(value):
+            reason = "paths that meet here bring the registers of the rule to different places"
+            return Doubt(CFA_COLUMN, Answer.WRONG, claimed, reason, self._where_cfa_is(state)[1])
         where, suggestion = self._where_cfa_is(state)
         if where is None and not isinstance(value, Address):
             where = "the CFA rule gives something that is no frame address"
@@ -390,7 +395,9 @@ class ClaimBook:
         answer = Answer.CANNOT_TELL if value is UNKNOWN else Answer.WRONG
         actual = self.where(state, column)
         if value is UNKNOWN:
-            actual = "paths that meet here disagree, or the code is not modelled; " + actual
+            actual = "the code is not modelled; " + actual
+        elif value is CONFLICT:
+            actual = "paths that meet here disagree; " + actual
         return Doubt(column, answer, claimed, actual, self._suggest(state, column))
 
     def _name(self, column: int) -> str:
@@ -456,7 +463,7 @@ class ClaimBook:
             return f"caller's {self._name(value.register)}"
         if isinstance(value, Constant):
             return f"{value.number:#x}"
-        return "?" if value is UNKNOWN else "-"
+        return "?" if value in VAGUE else "-"
 
 
 def _is_joined(value: Value) -> bool:
