@@ -303,5 +303,9 @@ def is_filler(bits: int, encoding: bytes) -> bool:
     if mnemonic in (Mnemonic.LEA, Mnemonic.MOV, Mnemonic.XCHG):
         # lea 0(%esi), %esi and mov %esi, %esi fill space in i386 code.
         source = instruction.memory_base if mnemonic == Mnemonic.LEA else instruction.op1_register
-        return instruction.op0_register == source and instruction.memory_displacement == 0
+        return (
+            instruction.op0_kind == OpKind.REGISTER
+            and instruction.op0_register == source
+            and instruction.memory_displacement == 0
+        )
     return mnemonic in (Mnemonic.NOP, Mnemonic.INT3, Mnemonic.UD2, Mnemonic.HLT)
