@@ -136,7 +136,9 @@ def _refused(output: str, name: str, begins: list[int]) -> set[int]:
     return bad
 
 
-def load(path: Path, counts: Sequence[int], engine: Engine | None = None) -> Assembled:
+def load(
+    path: Path, counts: Sequence[int], engine: Engine | None = None, *, thorough: bool = False
+) -> Assembled:
     """Read and check an object.
 
     Args:
@@ -145,7 +147,7 @@ def load(path: Path, counts: Sequence[int], engine: Engine | None = None) -> Ass
         engine: shared state.
     """
     image = Image.open(str(path))
-    checker = ImageChecker(image, engine)
+    checker = ImageChecker(image, engine, thorough=thorough)
     results = {result.fde.begin: result for result in checker.results()}
     (table,) = [table for table in checker.tables if table.fdes]
     assert not table.problems, table.problems

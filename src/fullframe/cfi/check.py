@@ -256,6 +256,7 @@ class ImageChecker:
         flow = follower.start(listing)
         seeds = self._seeds(fde, listing, rows, classifier, context)
         follower.follow(flow, seeds)
+        self._follow_excused(follower, flow, context)
         unsolved = self._follow_premises(follower, flow, context, body)
         runs = self._judge(flow, rows, classifier.space)
         runs += unsolved
@@ -336,6 +337,27 @@ class ImageChecker:
         body = bytes(self.image.read(listing.begin, min(24, listing.end - listing.begin)))
         number = _loaded_number(self.engine.machine, body)
         return None if number is None else signal_entry(space, number)
+
+    def _follow_excused(self, follower: Follower, flow: Flow, context: FunctionContext) -> None:
+        """Follow calls that were taken not to return, where nothing else leads behind them.
+
+        A compiler puts code behind a call that does not return only if control arrives there
+        from elsewhere; the same holds for landing pads that no call agrees with. Where jumps
+        go that cannot be seen, elsewhere may be anywhere.
+        """
+        tried: set[int] = set()
+        while not flow.blind:
+            left = sorted(set(context.excused) - tried)
+            if not left:
+                break
+            offset = left[0]
+            tried.add(offset)
+            index = flow.listing.index_of(offset)
+            if index is None or any(
+                leader <= index < stop for leader, (_, stop) in flow.pieces.items()
+            ):
+                continue
+            follower.follow(flow, [(offset, state) for state in context.excused[offset]])
 
     def _follow_premises(
         self, follower: Follower, flow: Flow, context: FunctionContext, body: bytes
