@@ -205,6 +205,9 @@ def reached(assembled: Assembled, fdes: list[Fde], begins: list[int], sections: 
     for fde, section in zip(fdes, sections, strict=True):
         base = order.index(section)
         result = assembled.results[fde.begin]
+        if result.listing.begin > fde.begin:
+            # A handler's unwind looks up the byte before a trampoline.
+            places.append((base, fde.begin - begins[base]))
         for run in result.runs:
             for index in range(run.begin, run.end):
                 address = result.listing.begin + result.listing.starts[index]
