@@ -256,6 +256,9 @@ def _judge_one(
                 address = result.listing.begin + result.listing.starts[index]
                 if (base, address - begins[base]) in changed:
                     answers[run.verdict.answer.name.lower()] += 1
+        lead = (base, fde.begin - begins[base])
+        if result.listing.begin > fde.begin and lead in changed:
+            answers["proved" if result.tally[Answer.WRONG] == 0 else "wrong"] += 1
     answers["not followed"] += len(changed) - sum(answers.values())
     if codes:
         verdict = "killed"

@@ -28,6 +28,7 @@ from fullframe.cfi.context import (
     ImageCode,
     StraightContext,
     is_like_entry,
+    is_stub,
 )
 from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
@@ -349,9 +350,11 @@ class ImageChecker:
         ]
         section = self.image.section_at(fde.begin)
         if section is not None and section.name.startswith(".plt"):
-            stride = 16 if len(listing.starts) > 2 and (fde.end - fde.begin) % 16 == 0 else 8
-            for offset in range(0, fde.end - fde.begin, stride):
-                if enters(offset) and listing.index_of(offset) is not None:
+            body = self.code.code_of(fde)
+            for offset in range(0, fde.end - fde.begin, 8):
+                if listing.index_of(offset) is not None and (
+                    is_stub(self.engine.machine, body[offset : offset + 16]) or enters(offset)
+                ):
                     seeds.append((offset, entry_state))
         elif not _starts_with_landing_pad(listing, rows) and (
             not rows or enters(0) or self._is_function(fde, {address for address, _ in arrivals})

@@ -38,6 +38,7 @@ from fullframe.track.values import (
     CFA_REGION,
     CONFLICT,
     OTHER,
+    SIGNAL_REGION,
     UNKNOWN,
     VAGUE,
     VECTOR_REGION,
@@ -112,6 +113,10 @@ _ANOTHER_STACK: Final = Verdict(
 )
 
 
+#: The coarse space does not follow the registers that a callee may change.
+_TOO_COARSE: Final = Verdict(Answer.CANNOT_TELL)
+
+
 class Claim:
     """The rules of a row, interned by :class:`ClaimBook`.
 
@@ -120,14 +125,18 @@ class Claim:
         rules: hardware register number to rule, general registers and ``IP`` only.
         reads_ip: an expression reads the instruction pointer, so that the claim means
             something else at every address.
+        scratch: registers with a rule although a callee may change them.
     """
 
-    __slots__ = ("cfa", "reads_ip", "rules")
+    __slots__ = ("cfa", "reads_ip", "rules", "scratch")
 
-    def __init__(self, cfa: CfaRule | None, rules: dict[int, Rule], reads_ip: bool) -> None:
+    def __init__(
+        self, cfa: CfaRule | None, rules: dict[int, Rule], reads_ip: bool, scratch: tuple[int, ...]
+    ) -> None:
         self.cfa = cfa
         self.rules = rules
         self.reads_ip = reads_ip
+        self.scratch = scratch
 
 
 class _Symbols:
@@ -184,6 +193,9 @@ class ClaimBook:
         self.machine = machine
         self._claims: dict[object, Claim] = {}
         self._columns = (*machine.callee_saved, IP)
+        # A signal interrupts code that still needs every register.
+        general = range(16 if machine.bits == 64 else 8)
+        self._all_columns = (*(number for number in general if number != SP), IP)
 
     def claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
         """Return the claim of a row's rules (``registers`` by DWARF number)."""
@@ -199,7 +211,8 @@ class ClaimBook:
                 for rule in (cfa, *rules.values())
                 if isinstance(rule, CfaExpression | Expression | ValExpression)
             )
-            found = self._claims[key] = Claim(cfa, rules, reads)
+            scratch = [n for n in rules if n != SP and n not in self._columns]
+            found = self._claims[key] = Claim(cfa, rules, reads, tuple(sorted(scratch)))
         return found
 
     def judge(self, space: StateSpace, state: State, claim: Claim, address: int) -> Verdict:
@@ -227,7 +240,14 @@ class ClaimBook:
             return self._remember(state, claim, _ANOTHER_STACK)
         if cfa is not CFA:
             doubts.append(self._doubt_of_cfa(state, claim, cfa))
-        for column in self._columns:
+        pointer = state.registers[SP]
+        if isinstance(pointer, Address) and pointer.region is SIGNAL_REGION:
+            columns: tuple[int, ...] = self._all_columns
+        elif claim.scratch and not space.precise:
+            return self._remember(state, claim, _TOO_COARSE)
+        else:
+            columns = (*self._columns, *claim.scratch) if claim.scratch else self._columns
+        for column in columns:
             doubt = self._judge_register(space, state, claim, column, cfa, symbols)
             if doubt is not None:
                 doubts.append(doubt)
@@ -256,6 +276,9 @@ class ClaimBook:
         """
         if isinstance(cfa, Address | Derived) or cfa in VAGUE:
             return False
+        pointer = state.registers[SP]
+        if isinstance(pointer, Address) and pointer.region is SIGNAL_REGION:
+            return False  # the kernel's frame is where the interrupted registers are
         if SP in claim.rules:
             return True
         return not isinstance(state.registers[SP], Address) and state.registers[SP] not in VAGUE

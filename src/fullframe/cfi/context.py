@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-from iced_x86 import Decoder, Mnemonic, OpKind, Register
+from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind, Register
 
 from fullframe.cfi.claims import Answer, Claim, ClaimBook
 from fullframe.cfi.frames import Fde
@@ -18,7 +18,7 @@ from fullframe.track.jump_tables import TableReader
 from fullframe.track.listing import Listing, is_filler
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import CFA_REGION, Address, entry
-from fullframe.x86.registers import SP
+from fullframe.x86.registers import SP, Machine
 
 #: (offset from the function's begin, claim from there on), ascending.
 ClaimRows = list[tuple[int, Claim]]
@@ -471,6 +471,26 @@ def is_fragment(fde: Fde, book: ClaimBook, space: StateSpace) -> bool:
     claim = book.claim(cfa, registers)
     verdict = book.judge(space, space.function_entry(), claim, fde.begin)
     return verdict.answer is not Answer.PROVED
+
+
+def is_stub(machine: Machine, body: bytes) -> bool:
+    """Return whether code is that of a PLT stub, which callers enter: it jumps through a slot.
+
+    Where indirect branches are tracked, the stub that binds lazily pushes its number instead.
+    What all such stubs share pushes from memory, and is not called.
+    """
+    marked = False
+    for instruction in Decoder(machine.bits, body):
+        if instruction.mnemonic in (Mnemonic.ENDBR32, Mnemonic.ENDBR64) and not marked:
+            marked = True
+            continue
+        if instruction.mnemonic == Mnemonic.PUSH:
+            return marked and instruction.op0_kind not in (OpKind.MEMORY, OpKind.REGISTER)
+        return (
+            instruction.flow_control == FlowControl.INDIRECT_BRANCH
+            and instruction.op0_kind == OpKind.MEMORY
+        )
+    return False
 
 
 def is_like_entry(callee_saved: tuple[int, ...], state: State) -> bool:

@@ -44,7 +44,8 @@ def premise(space: StateSpace, claim: Claim) -> State | None:
     overwritten yet.
     """
     machine = space.machine
-    registers: list[Value] = [OTHER] * 16
+    # Nothing is said of a register that callees may change: it may still hold what it did.
+    registers: list[Value] = [UNKNOWN if space.precise else OTHER] * 16
     slots: Slots = {}
     if isinstance(claim.cfa, CfaRegister):
         base = machine.dwarf_to_hardware.get(claim.cfa.dwarf_register)

@@ -130,7 +130,7 @@ class StateSpace:
         machine = self.machine
         word = machine.word_bytes
         registers: list[Value] = [OTHER] * 16
-        for register in machine.callee_saved:
+        for register in range(2 * machine.word_bytes) if self.precise else machine.callee_saved:
             registers[register] = entry(register)
         registers[SP] = address(CFA_REGION, -word * pushed_words)
         return self.make(tuple(registers), {(CFA_REGION, -word): entry(IP)})
