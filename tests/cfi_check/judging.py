@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullframe.cfi.check import Engine, FunctionResult, ImageChecker
+from fullframe.cfi.check import FunctionResult, ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.describe import findings_of
+from fullframe.cfi.files import engine_for
 from fullframe.cfi.findings import Severity
 from fullframe.cfi.frames import Fde
 from fullframe.elf.image import Image
@@ -54,6 +55,8 @@ class Outcome:
         codes: diagnostics that were reported.
         answers: what the checker said at the changed boundaries.
         rows: at every reached boundary.
+        found_at: (section number, distance, code) of every byte of a finding.
+        agreed: both of the checker's ways gave the same answer.
     """
 
     mutant: Mutant
@@ -63,6 +66,7 @@ class Outcome:
     answers: Counter[str] = field(default_factory=Counter)
     rows: dict[tuple[int, int], Row] = field(default_factory=dict)
     found_at: tuple[tuple[int, int, str], ...] = ()
+    agreed: bool = True
 
 
 @dataclass
@@ -71,14 +75,17 @@ class Assembled:
 
     Attributes:
         image: the object.
-        checker: with its results.
+        checker: followed every function, so that results tell every boundary.
         results: by the FDE's address.
+        quick: (boundaries, of them proved, has findings) by the FDE's address as users' runs have
+            them, where most functions are proved in one pass.
         fdes: of each chunk's copy, in order: the originals first.
     """
 
     image: Image
     checker: ImageChecker
     results: dict[int, FunctionResult]
+    quick: dict[int, tuple[int, int, bool]]
     fdes: list[list[Fde]]
 
 
@@ -136,23 +143,25 @@ def _refused(output: str, name: str, begins: list[int]) -> set[int]:
     return bad
 
 
-def load(
-    path: Path, counts: Sequence[int], engine: Engine | None = None, *, thorough: bool = False
-) -> Assembled:
-    """Read and check an object.
+def load(path: Path, counts: Sequence[int]) -> Assembled:
+    """Read and check an object, in both of the checker's ways.
 
     Args:
         path: the object.
         counts: number of procedures of each copy, in order.
-        engine: shared state.
     """
     image = Image.open(str(path))
-    checker = ImageChecker(image, engine, thorough=thorough)
+    engine = engine_for(image)
+    checker = ImageChecker(image, engine, thorough=True)
     results = {result.fde.begin: result for result in checker.results()}
+    quick = {
+        result.fde.begin: (result.boundaries, result.tally[Answer.PROVED], result.has_findings)
+        for result in ImageChecker(image, engine).results()
+    }
     (table,) = [table for table in checker.tables if table.fdes]
     assert not table.problems, table.problems
     fdes = iter(table.fdes)
-    return Assembled(image, checker, results, [[next(fdes) for _ in range(n)] for n in counts])
+    return Assembled(image, checker, results, quick, [[next(fdes) for _ in range(n)] for n in counts])
 
 
 def procedures(lines: Iterable[str]) -> int:
@@ -266,7 +275,20 @@ def _judge_one(
         verdict = "survived"
     else:
         verdict = "equivalent"
-    return Outcome(mutant, verdict, changed, tuple(sorted(codes)), +answers, mine, tuple(found_at))
+    agreed = all(_agrees(assembled, fde) for fde in fdes)
+    return Outcome(
+        mutant, verdict, changed, tuple(sorted(codes)), +answers, mine, tuple(found_at), agreed
+    )
+
+
+def _agrees(assembled: Assembled, fde: Fde) -> bool:
+    """Whether one pass and following everything came to the same of a procedure."""
+    result = assembled.results[fde.begin]
+    boundaries, proved, has_findings = assembled.quick[fde.begin]
+    return (result.tally[Answer.PROVED] == result.boundaries, result.has_findings) == (
+        proved == boundaries,
+        has_findings,
+    )
 
 
 def all_proved(assembled: Assembled, fdes: Iterable[Fde]) -> bool:
