@@ -161,7 +161,9 @@ def load(path: Path, counts: Sequence[int]) -> Assembled:
     (table,) = [table for table in checker.tables if table.fdes]
     assert not table.problems, table.problems
     fdes = iter(table.fdes)
-    return Assembled(image, checker, results, quick, [[next(fdes) for _ in range(n)] for n in counts])
+    return Assembled(
+        image, checker, results, quick, [[next(fdes) for _ in range(n)] for n in counts]
+    )
 
 
 def procedures(lines: Iterable[str]) -> int:
@@ -169,9 +171,9 @@ def procedures(lines: Iterable[str]) -> int:
     return sum(".cfi_startproc" in line for line in lines)
 
 
-def rows_at(fdes: list[Fde], begins: list[int], places: Iterable[tuple[int, int]]) -> dict[
-    tuple[int, int], Row
-]:
+def rows_at(
+    fdes: list[Fde], begins: list[int], places: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], Row]:
     """Rows in force at places, which are (number of the base in ``begins``, distance from it)."""
     spread = [(fde.begin, fde.end, fde.relative_rows()) for fde in fdes]
     found: dict[tuple[int, int], Row] = {}
@@ -205,9 +207,9 @@ def sections_of(image: Image, fdes: list[Fde]) -> list[int]:
     return found
 
 
-def reached(assembled: Assembled, fdes: list[Fde], begins: list[int], sections: list[int]) -> list[
-    tuple[int, int]
-]:
+def reached(
+    assembled: Assembled, fdes: list[Fde], begins: list[int], sections: list[int]
+) -> list[tuple[int, int]]:
     """The boundaries that control reaches, of a copy of which the checker has proved all."""
     order = list(dict.fromkeys(sections))
     places = []
@@ -224,7 +226,9 @@ def reached(assembled: Assembled, fdes: list[Fde], begins: list[int], sections: 
     return places
 
 
-def judge(assembled: Assembled, chunks: Sequence[Chunk], mutants: Sequence[Mutant]) -> list[Outcome]:
+def judge(
+    assembled: Assembled, chunks: Sequence[Chunk], mutants: Sequence[Mutant]
+) -> list[Outcome]:
     """Compare every mutant with its original and with what the checker says of it."""
     originals: dict[str, tuple[list[int], dict[tuple[int, int], Row]]] = {}
     for chunk, fdes in zip(chunks, assembled.fdes, strict=False):
@@ -294,7 +298,6 @@ def _agrees(assembled: Assembled, fde: Fde) -> bool:
 def all_proved(assembled: Assembled, fdes: Iterable[Fde]) -> bool:
     """Whether every boundary of these procedures is proved."""
     return all(
-        assembled.results[fde.begin].tally[Answer.PROVED]
-        == assembled.results[fde.begin].boundaries
+        assembled.results[fde.begin].tally[Answer.PROVED] == assembled.results[fde.begin].boundaries
         for fde in fdes
     )

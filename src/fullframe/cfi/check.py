@@ -30,6 +30,7 @@ from fullframe.cfi.context import (
     is_fragment,
     is_stub,
 )
+from fullframe.cfi.entries import called
 from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.handover import Handover, coarsened, made_uncertain
@@ -174,6 +175,7 @@ class ImageChecker:
         self.tables = read_frames(image)
         self.fdes = _distinct(self.tables)
         self.code = ImageCode(image, self.fdes)
+        self._called: frozenset[int] = frozenset()
         self.callees = Callees(self.code, self.engine.coarse)
         self.handover = Handover(self.code, self.engine.book, self.engine.precise.space)
 
@@ -408,6 +410,8 @@ class ImageChecker:
 
     def _is_function(self, fde: Fde, arrivals: set[int]) -> bool:
         """Decide whether an FDE whose first row is not that of a called function is one."""
+        if fde.begin in self._called:
+            return True
         if fde.begin in arrivals:
             return False
         symbol = self.image.symbol_at(fde.begin)
@@ -569,7 +573,9 @@ class ImageChecker:
         done: dict[int, FunctionResult] = {}
         visits: dict[int, int] = {}
         # Fragments last: by then what jumps into them has been followed.
-        queue = deque(sorted(self.fdes, key=self._comes_last))
+        last = {fde.begin for fde in self.fdes if self._comes_last(fde)}
+        self._called = called(self.code, last)
+        queue = deque(sorted(self.fdes, key=lambda fde: fde.begin in last))
         queued = {fde.begin for fde in self.fdes}
         while queue:
             fde = queue.popleft()
@@ -601,8 +607,6 @@ class ImageChecker:
 
 
 _ASSUMED = Verdict(Answer.ASSUMED)
-
-
 
 
 def _reason(verdict: Verdict) -> str:
