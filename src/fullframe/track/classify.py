@@ -47,6 +47,8 @@ FULL_LOOK: Final = 2
 FLOW: Final = 3
 CONDITIONAL_BRANCH: Final = 4
 DIRECT_CALL: Final = 5
+NEAR_JUMP: Final = 6
+RETURN: Final = 7
 UNSEEN: Final = -1
 
 WRITES = frozenset(
@@ -140,8 +142,12 @@ class Classifier:
         ):
             if flow == FlowControl.CONDITIONAL_BRANCH:
                 return CONDITIONAL_BRANCH
+            if flow == FlowControl.UNCONDITIONAL_BRANCH:
+                return NEAR_JUMP
             if flow == FlowControl.CALL:
                 return DIRECT_CALL
+        if flow == FlowControl.RETURN and instruction.mnemonic == Mnemonic.RET:
+            return RETURN
         if flow != FlowControl.NEXT or instruction.mnemonic in (
             Mnemonic.HLT,
             Mnemonic.IRET,
