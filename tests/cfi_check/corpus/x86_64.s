@@ -481,7 +481,7 @@ tail_call:
 	.cfi_def_cfa_offset 32
 	movq	%rdi, %rbx
 	movq	%rsi, %rbp
-	call	sink
+	call	ask
 	testq	%rax, %rax
 	je	.Ltail_other
 	.cfi_remember_state
