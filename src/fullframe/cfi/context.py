@@ -505,6 +505,8 @@ def is_like_entry(callee_saved: tuple[int, ...], state: State) -> bool:
 
 
 def _got_address(image: Image) -> int | None:
+    if image.is_relocatable:
+        return image.got_address
     for name in (".got.plt", ".got"):
         for section in image.sections:
             if section.name == name and section.address:

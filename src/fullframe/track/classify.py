@@ -117,10 +117,8 @@ class Classifier:
         return self.intern(("call keeps", kept), lambda: fx.call(scratch))
 
     def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
-        """A call whose callee also changes these registers."""
-        return self.intern(
-            ("call clobbers", registers), lambda: fx.call(self.scratch, 0, registers)
-        )
+        """A call whose callee is seen to change these registers and no others."""
+        return self.intern(("call clobbers", registers), lambda: fx.call(registers))
 
     def equal_registers(self, one: int, other: int) -> Effect:
         """On this edge both registers hold the same."""
