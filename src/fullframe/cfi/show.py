@@ -137,7 +137,9 @@ def _shown(checker: ImageChecker, result: FunctionResult) -> ShownFunction:
                 rows[position][1] if position >= 0 else None,
             )
         )
-    return ShownFunction(image.function_name(listing.begin), listing.begin, listing.end, tuple(shown))
+    return ShownFunction(
+        image.function_name(listing.begin), listing.begin, listing.end, tuple(shown)
+    )
 
 
 def _instruction(
