@@ -173,7 +173,9 @@ class FunctionContext:
             return usual
         if book.judge(space, state, before, listing.begin + here).answer is not Answer.PROVED:
             return usual
-        if space.machine.bits == 32:
+        # What a callee popped shows in the row right behind the call; where that row stays, and
+        # another one begins only after filler, control does not get there from the call.
+        if space.machine.bits == 32 and self.claim_at(listing.starts[index + 1]) is after:
             for popped_bytes in range(4, 68, 4):
                 effect = classifier.call_that_pops(popped_bytes)
                 popped = effect.after(space, state)
