@@ -28,6 +28,7 @@ from fullframe.cfi.context import ClaimRows, FunctionContext, ImageCode, is_like
 from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.premises import premise, signal_entry
+from fullframe.cfi.rules import UNDEFINED, Registers
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
 from fullframe.track.calls import Callees
@@ -150,7 +151,7 @@ class ImageChecker:
     def check_function(self, fde: Fde) -> FunctionResult:
         """Follow one function and judge its rows; raises InputError if its bytes are missing."""
         body = self.code.code_of(fde)
-        rows = self.engine.rows_of(fde)
+        rows = self._rows_of(fde)
         lead = self._lead_bytes(fde, body)
         if lead:
             body = body[lead:]
@@ -160,6 +161,23 @@ class ImageChecker:
             result = self._visit(fde, body, rows, self.engine.precise, fde.begin + lead)
             result.precise = True
         return result
+
+    def _rows_of(self, fde: Fde) -> ClaimRows:
+        """Return a function's claims, without those on the register that it exists to load.
+
+        A program-counter thunk (i386) returns its result in a register that may be one of the
+        callee-saved; its callers know, and have saved it as they save what they write themselves.
+        """
+        loaded = self.callees.clobbered(fde.begin) if self.engine.machine.bits == 32 else ()
+        if not loaded:
+            return self.engine.rows_of(fde)
+        numbers = self.engine.machine.hardware_to_dwarf
+        nothing: Registers = {numbers[register]: UNDEFINED for register in loaded}
+        claim = self.engine.book.claim
+        return [
+            (delta, claim(cfa, {**registers, **nothing}))
+            for delta, cfa, registers, _ in fde.relative_rows()
+        ]
 
     def _lead_bytes(self, fde: Fde, body: bytes) -> int:
         """Return how far an FDE starts before its code.
