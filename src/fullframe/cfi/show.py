@@ -72,7 +72,7 @@ def show_functions(path: str, function: str | None) -> Iterator[ShownFunction]:
         Functions by address. Raises InputError for an unreadable file or an unknown function.
     """
     image = Image.open(path)
-    checker = ImageChecker(image, engine_for(image))
+    checker = ImageChecker(image, engine_for(image), thorough=True)
     if not checker.fdes:
         raise InputError(
             Place(path),

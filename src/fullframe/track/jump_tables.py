@@ -97,8 +97,7 @@ class TableReader:
         Returns:
             Offset of the jump from ``begin`` to target addresses, each once, in table order.
         """
-        got = self._got if self._machine.bits == 32 else None
-        reader = _Reading(self._machine, got, self._thunk)
+        reader = self._reading()
         jumps: dict[int, tuple[Known, int | None]] = {}
         for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
             if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
@@ -122,6 +121,32 @@ class TableReader:
             if targets:
                 found[offset] = targets
         return found
+
+    def find_last(self, code: bytes, begin: int) -> list[int] | None:
+        """Return the targets of the indirect jump that ends a piece of code.
+
+        Args:
+            code: from somewhere before the jump, up to its last byte.
+            begin: its address.
+
+        Returns:
+            Target addresses, or None where this much code does not tell a bounded table.
+        """
+        reader = self._reading()
+        known = None
+        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
+            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
+                known = reader.target_of(instruction)
+            reader.see(instruction)
+        bound = reader.bound()
+        if known is None or bound is None:
+            return None
+        targets, whole = self._entries(known, bound, [])
+        return targets if whole else None
+
+    def _reading(self) -> _Reading:
+        got = self._got if self._machine.bits == 32 else None
+        return _Reading(self._machine, got, self._thunk)
 
     def _entries(
         self, table: Known, bound: int | None, starts: list[int]
