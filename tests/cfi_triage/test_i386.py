@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fullframe.track.classify import Classifier
 from fullframe.track.jump_tables import TableReader
-from fullframe.track.listing import decode
-from fullframe.track.state import StateSpace
-from fullframe.x86.registers import BX, machine
+from fullframe.track.listing import EFFECT, decode
+from fullframe.track.state import State, StateSpace
+from fullframe.track.values import CFA_REGION, OTHER, entry
+from fullframe.x86.registers import BX, CX, IP, machine
 
 _I386 = machine(32)
 _BEGIN = 0x1000
@@ -123,3 +126,37 @@ def test_zeros_of_an_operand_are_no_fill() -> None:
     listing = decode(Classifier(StateSpace(_I386)), code, _BEGIN)
     assert listing.starts[:3] == [0, 5, 7]
     assert not listing.padding
+
+
+def _follow(code: bytes, *, precise: bool) -> State:
+    """The state after code that has no branches, from a function's entry."""
+    space = StateSpace(_I386, precise=precise)
+    classifier = Classifier(space)
+    state = space.function_entry()
+    for _, kind, payload in decode(classifier, code, _BEGIN).events:
+        assert kind == EFFECT
+        state = payload.after(space, state)
+    return state
+
+
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("operation", ["f0830c2400", "f083042400", "832c2400", "83342400"])
+def test_a_fence_on_the_return_address_leaves_it(operation: str, precise: bool) -> None:
+    """``lock orl $0, (%esp)`` and its like write back what they read."""
+    state = _follow(bytes.fromhex(operation), precise=precise)
+    assert state.slots[CFA_REGION, -4] is entry(IP)
+
+
+def test_a_changed_return_address_is_lost() -> None:
+    """The same with another number does not leave it."""
+    state = _follow(bytes.fromhex("830c2401"), precise=True)
+    assert state.slots.get((CFA_REGION, -4)) is not entry(IP)
+
+
+def test_a_thunk_keeps_what_it_does_not_load() -> None:
+    """GCC keeps the CFA in %ecx over the call of a program-counter thunk."""
+    space = StateSpace(_I386, precise=True)
+    state = space.function_entry()
+    after = Classifier(space).call_that_loads((BX,)).after(space, state)
+    assert after.registers[CX] is entry(CX)
+    assert after.registers[BX] is OTHER

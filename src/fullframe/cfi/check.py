@@ -13,6 +13,8 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
+from iced_x86 import Decoder
+
 from fullframe.cfi.claims import (
     CFA_COLUMN,
     PROVED,
@@ -295,11 +297,20 @@ class ImageChecker:
 
     def _is_fragment(self, fde: Fde, rows: ClaimRows, body: bytes) -> bool:
         """Return whether an FDE is no function's entry: its frame is already built."""
-        if len(rows) > 1 and rows[1][0] == 1 and body[:1] == b"\x90":
-            # GCC's cold part that consists of landing pads. One at the very begin of an LSDA's
-            # range would have offset 0, which means none; so there is a nop before it.
+        # GCC's cold part that consists of landing pads. One at the very begin of an LSDA's range
+        # would have offset 0, which means none; so there is a nop before it. Hand-written code
+        # begins an FDE before the alignment, with the row of the alignment's own.
+        if len(rows) > 1 and self._is_fill(body[: rows[1][0]]):
             return True
         return is_fragment(fde, self.engine.book, self.engine.coarse.space)
+
+    def _is_fill(self, code: bytes) -> bool:
+        """Return whether a few bytes consist of instructions that only fill space."""
+        bits = self.engine.machine.bits
+        offset = 0
+        while offset < min(len(code), 16) and is_filler(bits, code[offset:]):
+            offset += Decoder(bits, code[offset:]).decode().len
+        return offset == len(code)
 
     def _all_proved(self, flow: StraightFlow, rows: ClaimRows, begin: int, end: int) -> bool:
         """Hold rows against a pass's states; whether every pair that meets is proved."""

@@ -58,6 +58,16 @@ class ImageCode:
         except FullframeError:
             return None
 
+    def first_bytes(self, target: int) -> bytes:
+        """Return up to 16 bytes of code at an address; none where the file holds none."""
+        for begin, end in self._ranges:
+            if begin <= target < end:
+                try:
+                    return bytes(self.image.read(target, min(16, end - target)))
+                except FullframeError:
+                    return b""
+        return b""
+
     def callee_name(self, target: int) -> str | None:
         """Return the name of the function at an address or behind the PLT stub there."""
         behind = self.image.import_at_plt(target)
@@ -315,7 +325,7 @@ class FunctionContext:
         if target is not None and classifier.space.machine.bits == 32:
             clobbered = self._callees.clobbered(target)
             if clobbered:
-                return classifier.call_that_clobbers(clobbered)
+                return classifier.call_that_loads(clobbered)
         if not classifier.space.precise:
             return classifier.call
         if target is not None and self._callees.never_returns(target):

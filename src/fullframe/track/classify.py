@@ -116,11 +116,9 @@ class Classifier:
         scratch = tuple(register for register in self.scratch if register not in kept)
         return self.intern(("call keeps", kept), lambda: fx.call(scratch))
 
-    def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
-        """A call whose callee also changes these registers."""
-        return self.intern(
-            ("call clobbers", registers), lambda: fx.call(self.scratch, 0, registers)
-        )
+    def call_that_loads(self, registers: tuple[int, ...]) -> Effect:
+        """A call whose callee changes these registers, whatever they are, and no others."""
+        return self.intern(("call loads", registers), lambda: fx.call(registers))
 
     def equal_registers(self, one: int, other: int) -> Effect:
         """On this edge both registers hold the same."""
@@ -205,6 +203,8 @@ class Classifier:
 
     def _unmodelled(self, i: Instruction) -> Effect | None:
         """Clobber the registers and the stack slots that iced-x86 says are written."""
+        if self._leaves_memory(i):
+            return None
         info = self._factory.info(i)
         registers, vectors, parts = set(), set(), []
         for used in info.used_registers():
@@ -237,6 +237,18 @@ class Classifier:
         if not parts:
             return None
         return self.intern(tuple(key), lambda: fx.sequence(tuple(parts)))
+
+    def _leaves_memory(self, i: Instruction) -> bool:
+        """Return whether an instruction writes back what it read (``lock orl $0, (%esp)``).
+
+        It is the memory fence of CPUs without ``mfence``, aimed at whatever is on top of the
+        stack: in a leaf function the return address.
+        """
+        if i.op_count != 2 or i.op0_kind != OpKind.MEMORY:
+            return False
+        if i.mnemonic in (Mnemonic.OR, Mnemonic.ADD, Mnemonic.SUB, Mnemonic.XOR):
+            return self._immediate(i, 1) == 0
+        return False
 
     # -- operands ----------------------------------------------------------------------------
 

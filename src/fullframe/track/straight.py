@@ -364,7 +364,7 @@ class StraightFollower:
         clobbered = around.call_clobbers(target)
         if not clobbered:
             return None
-        return self.classifier.call_that_clobbers(clobbered).after(self.space, state)
+        return self.classifier.call_that_loads(clobbered).after(self.space, state)
 
     def _arrive(
         self,
