@@ -349,6 +349,9 @@ class ClaimBook:
             and isinstance(pointer, Address)
             and place.region is pointer.region
             and place.offset_bytes < pointer.offset_bytes - self.machine.red_zone_bytes
+            # GCC leaves the rules of the exception's data registers in force when it returns;
+            # nobody asks for a register that a callee may change.
+            and column not in claim.scratch
         ):
             name = self.machine.register_names[column]
             below = pointer.offset_bytes - place.offset_bytes

@@ -58,6 +58,16 @@ class ImageCode:
         except FullframeError:
             return None
 
+    def first_bytes(self, target: int) -> bytes:
+        """Return up to 16 bytes of code at an address; none where the file holds none."""
+        for begin, end in self._ranges:
+            if begin <= target < end:
+                try:
+                    return bytes(self.image.read(target, min(16, end - target)))
+                except FullframeError:
+                    return b""
+        return b""
+
     def callee_name(self, target: int) -> str | None:
         """Return the name of the function at an address or behind the PLT stub there."""
         behind = self.image.import_at_plt(target)
@@ -167,7 +177,13 @@ class StraightContext:
         code = self._body[window - self.begin : following]
         length = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode().len
         code = code[: address - window + length]
-        reader = TableReader(self._machine, self._code.read_word, self._code.got, self._is_target)
+        reader = TableReader(
+            self._machine,
+            self._code.read_word,
+            self._code.got,
+            self._is_target,
+            self._callees.clobbered,
+        )
         targets = reader.find_last(code, window)
         if targets is None:
             return None
@@ -393,6 +409,7 @@ class FunctionContext:
                 self._code.read_word,
                 self._code.got,
                 lambda address: self._is_jump_target(listing, address),
+                self._callees.clobbered,
             )
             self._tables = reader.find(self._body, listing.begin)
         return self._tables

@@ -144,6 +144,9 @@ class CodeSource(Protocol):
     def callee_name(self, target: int) -> str | None:
         """Name of the function at an address or behind the PLT stub there."""
 
+    def first_bytes(self, target: int) -> bytes:
+        """A few bytes of code at an address, whether a function is known there or not."""
+
     def code_at(self, target: int) -> tuple[int, bytes] | None:
         """(``target``, the code from there to its function's end), if it is in the image."""
 
@@ -274,12 +277,9 @@ class Callees:
         return self._thunks[target]
 
     def _find_thunk(self, target: int) -> tuple[int, ...]:
-        found = self._source.code_at(target)
-        if found is None:
-            return ()
-        decoder = Decoder(
-            self._classifier.space.machine.bits, found[1][:32], DecoderOptions.NONE, found[0]
-        )
+        # Thunks that the linker keeps one of for all objects may have no FDE.
+        code = self._source.first_bytes(target)
+        decoder = Decoder(self._classifier.space.machine.bits, code, DecoderOptions.NONE, target)
         body = [i for i in (decoder.decode(), decoder.decode()) if i.mnemonic != Mnemonic.ENDBR32]
         if (
             len(body) == 2
