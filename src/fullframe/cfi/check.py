@@ -194,9 +194,21 @@ class ImageChecker:
                 return proved
             self._sharpen_arrivals(fde)
         result = self._visit(fde, body, rows, self.engine.precise, begin, trampoline)
+        if self._paths_disagree(result):
+            # A function that never returns, unknown to be one, leads into whatever code stands
+            # behind its call. If nothing disagrees without these edges, they are not there.
+            doubted = self._visit(
+                fde, body, rows, self.engine.precise, begin, trampoline, doubt_calls=True
+            )
+            if doubted.boundaries == result.boundaries and not self._paths_disagree(doubted):
+                result = doubted
         if trampoline is not None and begin > fde.begin:
             self._judge_lead(result, trampoline, rows)
         return result
+
+    @staticmethod
+    def _paths_disagree(result: FunctionResult) -> bool:
+        return any(doubt.paths_disagree for run in result.runs for doubt in run.verdict.doubts)
 
     def _parts(self, fde: Fde) -> tuple[bytes, ClaimRows, int]:
         """Return an FDE's code, its claims by offset in that code, and the code's address."""
@@ -359,10 +371,21 @@ class ImageChecker:
         classifier: Classifier,
         begin: int,
         trampoline: Trampoline | None = None,
+        *,
+        doubt_calls: bool = False,
     ) -> FunctionResult:
         engine = self.engine
         listing = decode(classifier, body, begin)
-        context = FunctionContext(self.code, fde, body, rows, engine.book, classifier, self.callees)
+        context = FunctionContext(
+            self.code,
+            fde,
+            body,
+            rows,
+            engine.book,
+            classifier,
+            self.callees,
+            doubt_calls=doubt_calls,
+        )
         follower = Follower(classifier, context)
         flow = follower.start(listing)
         if trampoline is not None:

@@ -34,6 +34,7 @@ class ImageCode:
         self._ranges = image.executable_ranges()
         self._code: dict[int, bytes] = {}
         self.got = _got_address(image)
+        self._defined: dict[str, int] | None = None
 
     def covering(self, address: int) -> Fde | None:
         """Return the FDE whose range covers an address."""
@@ -75,6 +76,26 @@ class ImageCode:
             return behind
         symbol = self.image.symbol_at(target)
         return symbol.name if symbol is not None and symbol.address == target else None
+
+    def is_stub(self, target: int) -> bool:
+        """Return whether a PLT stub is at an address."""
+        return self.image.import_at_plt(target) is not None
+
+    def definition_of(self, target: int) -> int:
+        """Return where the image itself defines what a PLT stub at ``target`` leads to.
+
+        Another image may define it first, but what a symbol's definition promises (that it
+        never returns) was known to the compiler, and holds for any definition.
+        """
+        name = self.image.import_at_plt(target)
+        if name is None:
+            return target
+        if self._defined is None:
+            self._defined = {
+                symbol.name.split("@", 1)[0]: symbol.address
+                for symbol in self.image.function_symbols()
+            }
+        return self._defined.get(name.split("@", 1)[0], target)
 
     def in_lazy_plt(self, fde: Fde) -> bool:
         """Return whether an FDE is that of ``.plt``, whose stubs bind themselves."""
@@ -278,6 +299,8 @@ class FunctionContext:
         book: judges them.
         classifier: coarse or precise.
         callees: what is known of callees.
+        doubt_calls: take it that a call of something unseen does not return where control
+            arrives behind it otherwise.
     """
 
     def __init__(
@@ -289,7 +312,10 @@ class FunctionContext:
         book: ClaimBook,
         classifier: Classifier,
         callees: Callees,
+        *,
+        doubt_calls: bool = False,
     ) -> None:
+        self.doubt_calls = doubt_calls
         self._code = code
         self._fde = fde
         self._body = body
@@ -355,6 +381,13 @@ class FunctionContext:
         following = index + 1
         while following + 1 < len(listing.starts) and self._is_filler(listing, following):
             following += 1
+        if (
+            self.doubt_calls
+            and self.is_leader(listing, following)
+            and (target is None or not self._callees.is_seen(target))
+        ):
+            self.noreturn[index] = "paths that only then agree"
+            return None
         here, there = listing.starts[index], listing.starts[following]
         before, after = self.claim_at(here), self.claim_at(there)
         if before is None or after is None:

@@ -147,6 +147,12 @@ class CodeSource(Protocol):
     def first_bytes(self, target: int) -> bytes:
         """A few bytes of code at an address, whether a function is known there or not."""
 
+    def is_stub(self, target: int) -> bool:
+        """Whether a PLT stub is at an address."""
+
+    def definition_of(self, target: int) -> int:
+        """Address of the image's own definition behind a PLT stub; else ``target`` itself."""
+
     def code_at(self, target: int) -> tuple[int, bytes] | None:
         """(``target``, the code from there to its function's end), if it is in the image."""
 
@@ -180,7 +186,7 @@ class Callees:
             return False
         else:
             self._never_returns[target] = False  # recursion: assume the outer one returns
-            answer = self._code_never_returns(target, depth)
+            answer = self._code_never_returns(self._source.definition_of(target), depth)
         self._never_returns[target] = answer
         return answer
 
@@ -195,6 +201,11 @@ class Callees:
             lambda callee: callee is not None and self.never_returns(callee, depth + 1),
             lambda callee: not self.never_returns(callee, depth + 1),
         )
+
+    def is_seen(self, target: int) -> bool:
+        """Return whether the code of the callee is in the image: what it does is known."""
+        target = self._source.definition_of(target)
+        return self._source.code_at(target) is not None and not self._source.is_stub(target)
 
     def popped_bytes(self, target: int) -> int | None:
         """Return n where every return of the function at ``target`` is ``ret n``; else None."""
@@ -339,7 +350,7 @@ def can_leave(
                     if target is None:
                         return True
                     work.append(target)
-                elif kind == BRANCH or jump_leaves(listing.begin + offset):
+                elif jump_leaves(listing.begin + offset):
                     return True
             if kind in (JUMP, STOP):
                 break
