@@ -31,14 +31,16 @@ def _oversized() -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "cannot be understood"),
-        (b"#!/bin/sh\n", "cannot be understood"),
-        (_header(machine=3), "for EM_386"),
-        (_header(kind=1), "of type ET_REL"),
-        (_header(), "has no symbols"),
+        (b"", "an empty file"),
+        (b"#!/bin/sh\n", "not an ELF file"),
+        (_header(), "no readable section headers and no readable program headers"),
+        (_header(machine=3, program_headers=1) + _segment(64), "i386"),
+        (_header(machine=183, program_headers=1) + _segment(64), "machine"),
+        (_header(kind=1, program_headers=1) + _segment(64), "is relocatable, for x86-64"),
+        (_header(program_headers=1) + _segment(64), "has no symbols"),
         (_header(program_headers=1) + _segment(1 << 40), "loads more than"),
         (_header(program_headers=1) + _oversized(), "holds 1099511627776 bytes and loads 64"),
-        (_header(program_headers=9000), "cannot be understood"),
+        (_header(program_headers=9000), "no readable"),
     ],
 )
 def test_refused(data: bytes, message: str, tmp_path: Path) -> None:

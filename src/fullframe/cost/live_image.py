@@ -13,12 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.constants import SH_FLAGS
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
-
 from fullframe.cost.replace import Replacement, replace_privileged
+from fullframe.elf.image import Image
 from fullframe.errors import InputError, Place
 from fullframe.toolchain.find import Toolchain
 
@@ -147,9 +143,10 @@ def live_image(
     for _ in range(2):
         script.write_text(_SCRIPT.format(start=start + shift))
         toolchain.link(objects, output, script=script)
-        entry = _entry(output, entry_symbol, name)
+        image = Image.open(output)
+        entry = _entry(image, entry_symbol, name)
         if entry % LINE_BYTES == offset_bytes % LINE_BYTES:
-            return _cut(output, entry, name)
+            return _cut(image, entry, name)
         shift = (shift + offset_bytes - entry) % LINE_BYTES
     raise InputError(
         Place(name),
@@ -160,33 +157,16 @@ def live_image(
 
 def _symbols(path: Path) -> tuple[set[str], set[str]]:
     """Return the names that an object lacks, and the global ones that it defines."""
-    undefined: set[str] = set()
-    defined: set[str] = set()
-    try:
-        with path.open("rb") as stream:
-            for section in ELFFile(stream).iter_sections(type="SHT_SYMTAB"):
-                for symbol in section.iter_symbols():
-                    if symbol.name and symbol["st_info"]["bind"] != "STB_LOCAL":
-                        missing = symbol["st_shndx"] == "SHN_UNDEF"
-                        (undefined if missing else defined).add(symbol.name)
-    except (OSError, ELFError, ValueError, LookupError, AssertionError, TypeError) as error:
-        raise InputError(Place(str(path)), str(error), "a relocatable ELF object") from error
-    return undefined, defined
+    image = Image.open(path)
+    if not image.is_relocatable:
+        raise InputError(Place(str(path)), f"is a {image.kind} file", "a relocatable ELF object")
+    named = [symbol for symbol in image.symbols if symbol.name and symbol.binding != "local"]
+    defined = {symbol.name for symbol in named if symbol.is_defined}
+    return {symbol.name for symbol in named} - defined, defined
 
 
-def _symbol_values(image: ELFFile) -> dict[str, int]:
-    return {
-        symbol.name: symbol["st_value"]
-        for section in image.iter_sections()
-        if isinstance(section, SymbolTableSection)
-        for symbol in section.iter_symbols()
-        if symbol.name
-    }
-
-
-def _entry(path: Path, entry_symbol: str, name: str) -> int:
-    with path.open("rb") as stream:
-        values = _symbol_values(ELFFile(stream))
+def _entry(image: Image, entry_symbol: str, name: str) -> int:
+    values = {symbol.name: symbol.address for symbol in image.symbols}
     if entry_symbol not in values:
         raise InputError(
             Place(name), f"no symbol {entry_symbol}", "the entry code among the objects"
@@ -194,27 +174,19 @@ def _entry(path: Path, entry_symbol: str, name: str) -> int:
     return values[entry_symbol]
 
 
-def _cut(path: Path, entry: int, name: str) -> LiveImage:
+def _cut(image: Image, entry: int, name: str) -> LiveImage:
     """Cut a linked image into its pieces, and replace what cannot run in user space."""
     pieces: list[Piece] = []
     replacements: list[Replacement] = []
-    with path.open("rb") as stream:
-        image = ELFFile(stream)
-        starts = _symbol_values(image).values()
-        sections = [
-            section
-            for section in image.iter_sections()
-            if section["sh_flags"] & SH_FLAGS.SHF_ALLOC and section["sh_size"]
-        ]
-        if (size := sum(section["sh_size"] for section in sections)) > IMAGE_LIMIT_BYTES:
-            raise InputError(
-                Place(name), f"an image of {size} bytes", f"at most {IMAGE_LIMIT_BYTES}"
-            )
-        for section in sections:
-            address, data = section["sh_addr"], section.data()
-            executable = bool(section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR)
-            if executable:
-                data, replaced = replace_privileged(data, address, starts, name=name)
-                replacements.extend(replaced)
-            pieces.append(Piece(address, data, executable))
+    starts = [symbol.address for symbol in image.symbols if symbol.name]
+    sections = [section for section in image.sections if section.alloc and section.size_bytes]
+    if (size := sum(section.size_bytes for section in sections)) > IMAGE_LIMIT_BYTES:
+        raise InputError(Place(name), f"an image of {size} bytes", f"at most {IMAGE_LIMIT_BYTES}")
+    for section in sections:
+        # From memory, where .bss is zeros.
+        data = bytes(image.read(section.address, section.size_bytes))
+        if section.executable:
+            data, replaced = replace_privileged(data, section.address, starts, name=name)
+            replacements.extend(replaced)
+        pieces.append(Piece(section.address, data, section.executable))
     return LiveImage(entry, tuple(pieces), tuple(replacements))

@@ -126,19 +126,20 @@ def compare_paths_of(first: VerifiedStrategy, second: VerifiedStrategy) -> Ident
 
 def relocated_fields(built: BuiltEntry) -> dict[int, int]:
     """List the fields of the entry code that the linker fills in: address to size in bytes."""
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.relocation import RelocationSection
+    # Slow to import (numpy).
+    from fullframe.elf.image import Image
 
-    with built.objects[ENTRY_FILE].open("rb") as file:
-        elf = ELFFile(file)
-        symbol = elf.get_section_by_name(".symtab").get_symbol_by_name(pieces.ENTRY)[0]
-        base = built.symbols[pieces.ENTRY] - symbol["st_value"]
-        return {
-            base + relocation["r_offset"]: _FIELD_BYTES.get(relocation["r_info_type"], 8)
-            for section in elf.iter_sections()
-            if isinstance(section, RelocationSection) and section["sh_info"] == symbol["st_shndx"]
-            for relocation in section.iter_relocations()
-        }
+    image = Image.open(built.objects[ENTRY_FILE])
+    entry = next(symbol for symbol in image.symbols if symbol.name == pieces.ENTRY)
+    section = image.section_at(entry.address)
+    assert section is not None
+    base = built.symbols[pieces.ENTRY] - entry.address
+    return {
+        base + relocation.address: _FIELD_BYTES.get(relocation.type, 8)
+        for relocations in image.relocations.values()
+        for relocation in relocations
+        if section.address <= relocation.address < section.end
+    }
 
 
 def _masked_fields(

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fullframe.elf.structures import PF_W, PF_X, PT_LOAD
 from fullframe.errors import InputError, Place
+from fullframe.x86.registers import X86_64
+
+if TYPE_CHECKING:
+    from fullframe.elf import image as elf
 
 _LIMIT_BYTES = 64 << 20
+_NEXT_STEP = "link the entry code again: fullframe entry generate --build"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,84 +83,70 @@ def load_image(path: Path) -> Image:
     Raises:
         InputError: it cannot be read, is no such image, or is larger than 64 MiB.
     """
-    # Slow to import, and only needed by commands that run something.
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
+    # Slow to import (numpy), and only needed by commands that run something.
+    from fullframe.elf import image as elf
 
-    try:
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            if elf["e_machine"] != "EM_X86_64" or elf["e_type"] not in ("ET_EXEC", "ET_DYN"):
-                raise InputError(
-                    Place(str(path)),
-                    f"is an ELF file of type {elf['e_type']} for {elf['e_machine']}",
-                    "a linked x86-64 image",
-                    "link the entry code first: fullframe entry generate --build",
-                )
-            return Image(
-                segments=_segments(elf, path),
-                **_symbols(elf, path),
-                sections={
-                    section.name: (section["sh_addr"], section["sh_size"])
-                    for section in elf.iter_sections()
-                    if section["sh_flags"] & 2  # SHF_ALLOC
-                },
-            )
-    except OSError as error:
-        raise InputError(
-            Place(str(path)), f"cannot be read: {error.strerror or error}", "a linked image"
-        ) from error
-    # What pyelftools raises on damaged files, beside its own errors, is not documented.
-    except (ELFError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+    image = elf.Image.open(path)
+    if image.machine is not X86_64 or image.is_x32 or image.kind not in ("executable", "shared"):
         raise InputError(
             Place(str(path)),
-            f"cannot be understood: {error}",
-            "an ELF executable",
-            "link the entry code again: fullframe entry generate --build",
-        ) from error
+            f"is {image.kind}, for {'x32' if image.is_x32 else image.machine.name}",
+            "a linked x86-64 image",
+            _NEXT_STEP,
+        )
+    segments = _segments(image, path)
+    symbols, sizes = _symbols(image, path)
+    sections = {
+        section.name: (section.address, section.size_bytes)
+        for section in image.sections
+        if section.alloc
+    }
+    return Image(segments, symbols, sizes, sections)
 
 
-def _segments(elf: object, path: Path) -> tuple[Segment, ...]:
+def _segments(image: elf.Image, path: Path) -> tuple[Segment, ...]:
     found = []
     total_bytes = 0
-    for segment in elf.iter_segments("PT_LOAD"):  # type: ignore[attr-defined]
-        size_bytes = segment["p_memsz"]
+    for segment in image.segments:
+        if segment.type != PT_LOAD:
+            continue
+        size_bytes = segment.memory_size_bytes
         total_bytes += size_bytes
         # The file's own figures are not believed: what is read is bounded by what is loaded.
-        if segment["p_filesz"] > size_bytes:
+        if segment.file_size_bytes > size_bytes:
             raise InputError(
                 Place(str(path)),
-                f"a segment holds {segment['p_filesz']} bytes and loads {size_bytes}",
+                f"a segment holds {segment.file_size_bytes} bytes and loads {size_bytes}",
                 "no more in the file than in memory",
-                "link the entry code again",
+                _NEXT_STEP,
             )
         if total_bytes > _LIMIT_BYTES:
             raise InputError(
-                Place(str(path)), f"loads more than {_LIMIT_BYTES} bytes", "entry code"
+                Place(str(path)), f"loads more than {_LIMIT_BYTES} bytes", "entry code", _NEXT_STEP
             )
         found.append(
             Segment(
-                address=segment["p_vaddr"],
-                data=segment.data().ljust(size_bytes, b"\0"),
-                executable=bool(segment["p_flags"] & 1),
-                writable=bool(segment["p_flags"] & 2),
+                address=segment.address,
+                data=bytes(image.read(segment.address, size_bytes)),
+                executable=bool(segment.flags & PF_X),
+                writable=bool(segment.flags & PF_W),
             )
         )
     return tuple(sorted(found, key=lambda segment: segment.address))
 
 
-def _symbols(elf: object, path: Path) -> dict[str, dict[str, int]]:
-    table = elf.get_section_by_name(".symtab")  # type: ignore[attr-defined]
-    if table is None:
-        raise InputError(
-            Place(str(path)), "has no symbols", "an image with .symtab", "do not strip it"
-        )
-    symbols: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for symbol in table.iter_symbols():
-        if symbol["st_shndx"] in ("SHN_UNDEF", "SHN_ABS") or not symbol.name:
-            continue
-        symbols[symbol.name] = symbol["st_value"]
-        if symbol["st_size"]:
-            sizes[symbol.name] = symbol["st_size"]
-    return {"symbols": symbols, "symbol_sizes": sizes}
+def _symbols(image: elf.Image, path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the addresses and the sizes of named places; constants are none."""
+    places = [
+        symbol
+        for symbol in image.symbols
+        if symbol.name
+        and symbol.section_index is not None
+        and symbol.section_index < len(image.sections)
+    ]
+    if not places:
+        raise InputError(Place(str(path)), "has no symbols", "an image with .symtab", _NEXT_STEP)
+    return (
+        {symbol.name: symbol.address for symbol in places},
+        {symbol.name: symbol.size_bytes for symbol in places if symbol.size_bytes},
+    )
