@@ -219,6 +219,9 @@ class _Reading:
             number = i.immediate(1) if kind not in (OpKind.REGISTER, OpKind.MEMORY) else None
             self._compared = number if number is not None and number < _MOST_ENTRIES else None
             return
+        if mnemonic == Mnemonic.SUB and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
+            number = i.immediate(1)  # Clang without optimisation compares by subtracting
+            self._compared = number if number < _MOST_ENTRIES else None
         if mnemonic == Mnemonic.AND and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
             number = i.immediate(1)
             if 0 < number < 256 and number & (number + 1) == 0:
@@ -288,8 +291,13 @@ class _Reading:
         mine = self.registers.get(target)
         if i.op1_kind == OpKind.REGISTER:
             theirs = self.registers.get(_HARDWARE.get(i.op1_register, -1))
-            if theirs is None and self.got is not None and _HARDWARE.get(i.op1_register) == 3:
-                theirs = Known(self.got)
+            # On i386 a table's entry is added to the GOT's address; Clang has that in any register.
+            if self.got is not None:
+                entry = mine is not None and mine.entry_bytes
+                if theirs is None and (entry or _HARDWARE.get(i.op1_register) == 3):
+                    theirs = Known(self.got)
+                elif mine is None and theirs is not None and theirs.entry_bytes:
+                    mine = Known(self.got)
         elif i.op1_kind == OpKind.MEMORY:
             theirs = self._indexed(i, 4)
             if mine is None and self.got is not None:
