@@ -47,12 +47,14 @@ FULL_LOOK: Final = 2
 FLOW: Final = 3
 CONDITIONAL_BRANCH: Final = 4
 DIRECT_CALL: Final = 5
+NEAR_JUMP: Final = 6
+RETURN: Final = 7
 UNSEEN: Final = -1
 
 WRITES = frozenset(
     {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 )
-_MOST_ENCODINGS = 1 << 19
+_MOST_ENCODINGS = 1 << 17
 _CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
 _REGISTERS: Final = 256
 
@@ -138,8 +140,12 @@ class Classifier:
         ):
             if flow == FlowControl.CONDITIONAL_BRANCH:
                 return CONDITIONAL_BRANCH
+            if flow == FlowControl.UNCONDITIONAL_BRANCH:
+                return NEAR_JUMP
             if flow == FlowControl.CALL:
                 return DIRECT_CALL
+        if flow == FlowControl.RETURN and instruction.mnemonic == Mnemonic.RET:
+            return RETURN
         if flow != FlowControl.NEXT or instruction.mnemonic in (
             Mnemonic.HLT,
             Mnemonic.IRET,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Slots = dict[tuple[Region, int], Value]
 
 #: States kept before the space starts afresh: bounds memory on hostile or enormous input.
-_MOST_STATES = 400_000
+_MOST_STATES = 40_000
 
 
 class State:
