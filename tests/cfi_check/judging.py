@@ -143,12 +143,12 @@ def _refused(output: str, name: str, begins: list[int]) -> set[int]:
     return bad
 
 
-def load(path: Path, counts: Sequence[int]) -> Assembled:
+def load(path: Path, copies: Sequence[Sequence[str]]) -> Assembled:
     """Read and check an object, in both of the checker's ways.
 
     Args:
         path: the object.
-        counts: number of procedures of each copy, in order.
+        copies: for each copy, in order, the sections of its procedures.
     """
     image = Image.open(str(path))
     engine = engine_for(image)
@@ -159,15 +159,29 @@ def load(path: Path, counts: Sequence[int]) -> Assembled:
     }
     (table,) = [table for table in checker.tables if table.fdes]
     assert not table.problems, table.problems
-    fdes = iter(table.fdes)
-    return Assembled(
-        image, checker, results, quick, [[next(fdes) for _ in range(n)] for n in counts]
-    )
+    # Assemblers order FDEs in ways of their own, but code stays in the order of the text.
+    queues: dict[str, list[Fde]] = {}
+    for fde in sorted(table.fdes, key=lambda fde: -fde.begin):
+        section = image.section_at(fde.begin)
+        assert section is not None
+        queues.setdefault(section.name, []).append(fde)
+    fdes = [[queues[name].pop() for name in names] for names in copies]
+    assert not any(queues.values())
+    return Assembled(image, checker, results, quick, fdes)
 
 
-def procedures(lines: Iterable[str]) -> int:
-    """How many FDEs a text makes."""
-    return sum(".cfi_startproc" in line for line in lines)
+def procedures(section: str, lines: Iterable[str]) -> list[str]:
+    """The name of the section that each FDE of a text lies in."""
+    found = []
+    for line in (section, *lines):
+        words = re.split(r"[\s,]+", line.strip())
+        if words[0] == ".section":
+            section = words[1].strip('"')
+        elif words[0] == ".text":
+            section = ".text"
+        elif words[0] == ".cfi_startproc":
+            found.append(section)
+    return found
 
 
 def rows_at(

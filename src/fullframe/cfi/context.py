@@ -399,8 +399,6 @@ class FunctionContext:
         address = listing.begin + there
         if book.judge(space, returned, after, address).answer is Answer.PROVED:
             return usual
-        if book.judge(space, state, before, listing.begin + here).answer is not Answer.PROVED:
-            return usual
         pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
         if space.machine.bits == 32 and following == index + 1 and not pops_nothing:
             for popped_bytes in range(4, 68, 4):

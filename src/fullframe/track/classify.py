@@ -337,8 +337,12 @@ def _mov(c: Classifier, i: Instruction) -> Made:
         return None
     if i.op0_kind == OpKind.MEMORY:
         place = c._memory_operand(i)
-        if place[0] is None or place[2]:
+        if place[0] is None:
             return _NOTHING
+        if place[2]:
+            if source is None or not c.space.precise:
+                return _NOTHING
+            return _made(("store indexed", place[0], source), fx.store_indexed(place[0], source))
         size = c._memory_size(i)
         return _made(("store", place, source, size), fx.store(place, source, size))
     return None

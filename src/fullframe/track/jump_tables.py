@@ -243,6 +243,9 @@ class _Reading:
             number = i.immediate(1) if kind not in (OpKind.REGISTER, OpKind.MEMORY) else None
             self._compared = number if number is not None and number < _MOST_ENTRIES else None
             return
+        if mnemonic == Mnemonic.SUB and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
+            number = i.immediate(1)  # Clang without optimisation compares by subtracting
+            self._compared = number if number < _MOST_ENTRIES else None
         if mnemonic == Mnemonic.AND and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
             number = i.immediate(1)
             if 0 < number < 256 and number & (number + 1) == 0:
@@ -329,6 +332,8 @@ class _Reading:
             theirs = self.registers.get(-1 if number is None else number)
             if theirs is None and mine is not None and mine.entry_bytes:
                 theirs = self._got_in(number, mine)
+            elif mine is None and theirs is not None and theirs.entry_bytes:
+                mine = self._got_in(target, theirs)
         elif i.op1_kind == OpKind.MEMORY:
             theirs = self._indexed(i, 4)
             if mine is None and self.got is not None:
