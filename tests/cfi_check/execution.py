@@ -102,7 +102,9 @@ class Runner:
         for section in image.sections:
             if section.alloc and section.size_bytes:
                 self._map(section.address, section.size_bytes)
-                self.cpu.mem_write(section.address, self._contents(section.address, section.size_bytes))
+                self.cpu.mem_write(
+                    section.address, self._contents(section.address, section.size_bytes)
+                )
         self.outside: dict[int, str] = {}
         for symbol in image.symbols:
             if symbol.section_index is None and symbol.name:
@@ -225,12 +227,12 @@ class _Recorder:
         begin = min(begin, _STACK + _STACK_BYTES - 8)
         end = self.trace.entered_with[SP] + 256
         stack = bytes(cpu.mem_read(begin, max(end - begin, 0)))
-        vectors = tuple(
-            cpu.reg_read(number) & ((1 << runner.machine.bits) - 1) for number in _XMM
-        )
+        vectors = tuple(cpu.reg_read(number) & ((1 << runner.machine.bits) - 1) for number in _XMM)
         self.trace.steps.append(Snapshot(address, registers, vectors, begin, stack))
         code = bytes(cpu.mem_read(address, size))
-        if code[:1] == b"\xe8" or (code.lstrip(b"\x41\x40\x48\x65")[:1] == b"\xff" and _is_call(code)):
+        if code[:1] == b"\xe8" or (
+            code.lstrip(b"\x41\x40\x48\x65")[:1] == b"\xff" and _is_call(code)
+        ):
             self.called = (address + size, registers[SP])
 
 

@@ -403,7 +403,10 @@ class ImageChecker:
         for run in runs:
             tally[run.verdict.answer] += run.end - run.begin
         result = FunctionResult(fde, listing, runs, sum(tally.values()), tally)
-        result.exits = flow.exits
+        result.exits = {
+            (target, listing.begin + listing.starts[jump]): state
+            for (target, jump), state in flow.exits.items()
+        }
         result.trampoline = trampoline
         for source, target, state in flow.contradicted:
             claim = context.claim_at(listing.starts[target])

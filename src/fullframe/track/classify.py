@@ -410,20 +410,11 @@ def _popa(c: Classifier, i: Instruction) -> Made:
     return _made(("popa",), fx.sequence(tuple(fx.pop(target, 4) for target in order)))
 
 
-def _changes_nothing(c: Classifier, i: Instruction) -> bool:
-    """Recognise ``lock orq $0, (%rsp)``, a memory fence, and stack probes like it."""
-    return i.op0_kind == OpKind.MEMORY and c._immediate(i, 1) == 0
-
-
-def _or(c: Classifier, i: Instruction) -> Made:
-    return _NOTHING if _changes_nothing(c, i) else None
-
-
 def _add_or_sub(sign: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
         target = c._word(i, 0)
         if target is None:
-            return _NOTHING if _changes_nothing(c, i) else None
+            return _keeps(0)(c, i)
         number = c._immediate(i, 1)
         if number is not None:
             return _made(("add", target, sign * number), fx.add(target, sign * number))
@@ -447,7 +438,23 @@ def _increment(delta: int) -> Handler:
     return handler
 
 
+def _keeps(*neutral: int) -> Handler:
+    """Handle an operation on memory that changes nothing for these immediates.
+
+    Compilers write ``lock or $0, (%rsp)`` for a memory barrier: the slot keeps its value.
+    """
+
+    def handler(c: Classifier, i: Instruction) -> Made:
+        if i.op0_kind == OpKind.MEMORY and c._immediate(i, 1) in neutral:
+            return _NOTHING
+        return None
+
+    return handler
+
+
 def _and(c: Classifier, i: Instruction) -> Made:
+    if i.op0_kind == OpKind.MEMORY:
+        return _keeps(-1)(c, i)
     target, mask = c._word(i, 0), c._immediate(i, 1)
     if target is None or mask is None:
         return None
@@ -520,10 +527,11 @@ _HANDLERS: Final[dict[int, Handler]] = {
     Mnemonic.POPAD: _popa,
     Mnemonic.ADD: _add_or_sub(1),
     Mnemonic.SUB: _add_or_sub(-1),
-    Mnemonic.OR: _or,
     Mnemonic.INC: _increment(1),
     Mnemonic.DEC: _increment(-1),
     Mnemonic.AND: _and,
+    Mnemonic.OR: _keeps(0),
+    Mnemonic.XOR: _keeps(0),
     Mnemonic.XCHG: _xchg,
     Mnemonic.LEAVE: _leave,
     Mnemonic.ENTER: _enter,
