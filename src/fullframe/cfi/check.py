@@ -1,8 +1,8 @@
 """Checking one image: every claim of its CFI against what the code does.
 
-Each function is followed first in the coarse state space, where nearly all compiled code is
-proved at once. What is not proved there is followed again in the precise one, with what is
-known of callees. Code in one FDE that jumps into another (a function's cold part) hands over
+Each function is followed first in one pass over the coarse state space, where nearly all compiled
+code is proved at once. What is not proved there is followed again in the precise one, with what
+is known of callees. Code in one FDE that jumps into another (a function's cold part) hands over
 its state; the function that receives one is followed again with it.
 """
 
@@ -24,7 +24,13 @@ from fullframe.cfi.claims import (
     Doubt,
     Verdict,
 )
-from fullframe.cfi.context import ClaimRows, FunctionContext, ImageCode, is_like_entry
+from fullframe.cfi.context import (
+    ClaimRows,
+    FunctionContext,
+    ImageCode,
+    StraightContext,
+    is_like_entry,
+)
 from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.premises import premise, signal_entry
@@ -35,6 +41,7 @@ from fullframe.track.classify import Classifier
 from fullframe.track.flow import Flow, Follower
 from fullframe.track.listing import CALL, CALL_INSIDE, Listing, decode, is_filler
 from fullframe.track.state import State, StateSpace
+from fullframe.track.straight import StraightFlow, StraightFollower
 from fullframe.x86.registers import IP, Machine
 
 #: A function is followed at most this often as other functions' jumps into it come to light.
@@ -56,6 +63,7 @@ class Engine:
         self.precise = Classifier(
             StateSpace(machine, precise=True, narrow_pointers=narrow_pointers)
         )
+        self.straight = StraightFollower(self.coarse)
         self._rows: dict[int, tuple[object, ClaimRows]] = {}
 
     def rows_of(self, fde: Fde) -> ClaimRows:
@@ -111,7 +119,6 @@ class FunctionResult:
         contradictions: (index of the jump, index of its target, verdict there) where what
             follows from a premise contradicts the claim at a place that was already followed.
         exits: (address outside the function, state on arrival).
-        precise: followed in the precise space.
     """
 
     fde: Fde
@@ -121,7 +128,6 @@ class FunctionResult:
     tally: dict[Answer, int]
     contradictions: list[tuple[int, int, Verdict]] = field(default_factory=list)
     exits: dict[tuple[int, int], State] = field(default_factory=dict)
-    precise: bool = False
 
 
 class ImageChecker:
@@ -130,9 +136,13 @@ class ImageChecker:
     Args:
         image: the file.
         engine: shared state of the machine; made anew when None.
+        thorough: follow every function so that its results tell every boundary's state.
     """
 
-    def __init__(self, image: Image, engine: Engine | None = None) -> None:
+    def __init__(
+        self, image: Image, engine: Engine | None = None, *, thorough: bool = False
+    ) -> None:
+        self.thorough = thorough
         self.image = image
         self.engine = engine or Engine(
             image.machine, narrow_pointers=getattr(image, "is_x32", False)
@@ -155,11 +165,72 @@ class ImageChecker:
         if lead:
             body = body[lead:]
             rows = [(max(0, offset - lead), claim) for offset, claim in rows]
-        result = self._visit(fde, body, rows, self.engine.coarse, fde.begin + lead)
-        if result.tally[Answer.PROVED] != result.boundaries or result.contradictions:
-            result = self._visit(fde, body, rows, self.engine.precise, fde.begin + lead)
-            result.precise = True
+        if not self.thorough:
+            proved = self._prove_straight(fde, body, rows, fde.begin + lead)
+            if proved is not None:
+                return proved
+        return self._visit(fde, body, rows, self.engine.precise, fde.begin + lead)
+
+    def _prove_straight(
+        self, fde: Fde, body: bytes, rows: ClaimRows, begin: int
+    ) -> FunctionResult | None:
+        """Prove a function in one pass, as nearly all can be; None where that does not do."""
+        engine = self.engine
+        if fde.begin in self._arrivals or fde.cie.is_signal_frame or not rows or not body:
+            return None
+        space = engine.coarse.space
+        entry = space.function_entry()
+        if engine.book.judge(space, entry, rows[0][1], begin).answer is not Answer.PROVED:
+            return None
+        around = StraightContext(
+            self.code, fde, body, begin, self.callees, rows, engine.book, space
+        )
+        flow = engine.straight.follow(body, begin, entry, around)
+        if flow is None or not self._all_proved(flow, rows, begin, begin + len(body)):
+            return None
+        starts = flow.starts
+        boundaries = len(starts)
+        for gap_begin, gap_end in flow.gaps:
+            boundaries -= bisect_left(starts, gap_end) - bisect_left(starts, gap_begin)
+        tally = dict.fromkeys(Answer, 0)
+        tally[Answer.PROVED] = boundaries
+        result = FunctionResult(
+            fde, Listing(begin, begin + len(body), [], []), [], boundaries, tally
+        )
+        result.exits = {(target, source): state for target, source, state in flow.exits}
         return result
+
+    def _all_proved(self, flow: StraightFlow, rows: ClaimRows, begin: int, end: int) -> bool:
+        """Hold rows against a pass's states; whether every pair that meets is proved."""
+        judge, space = self.engine.book.judge, self.engine.coarse.space
+        changes = flow.changes
+        last = len(rows) - 1
+        row = 0
+        next_row = begin + rows[1][0] if last else end
+        claim = rows[0][1]
+        total = len(changes)
+        for number, (address, state) in enumerate(changes):
+            stop = changes[number + 1][0] if number + 1 < total else end
+            if state is None or stop <= address:
+                continue
+            while next_row <= address and row < last:
+                row += 1
+                claim = rows[row][1]
+                next_row = begin + rows[row + 1][0] if row < last else end
+            while True:
+                verdict = state.verdicts.get(claim)
+                if verdict is None:
+                    if claim.reads_ip:
+                        return False
+                    verdict = judge(space, state, claim, address)
+                if verdict is not PROVED:
+                    return False
+                if next_row >= stop or row == last:
+                    break
+                row += 1
+                claim = rows[row][1]
+                next_row = begin + rows[row + 1][0] if row < last else end
+        return True
 
     def _lead_bytes(self, fde: Fde, body: bytes) -> int:
         """Return how far an FDE starts before its code.
@@ -558,7 +629,7 @@ def check_image(image: Image, engine: Engine | None = None) -> FileReport:
 
 
 def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:
-    name = checker.image.name_of(result.fde.begin)
+    name = checker.image.function_name(result.fde.begin)
     return [
         Doubtful(
             run.reason,

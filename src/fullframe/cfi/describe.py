@@ -114,7 +114,7 @@ def _make(
         code=code,
         severity=severity,
         path=image.path,
-        function=image.name_of(listing.begin),
+        function=image.function_name(listing.begin),
         address=address,
         end_address=end_address,
         source=image.source_line(address),

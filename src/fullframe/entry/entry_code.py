@@ -165,9 +165,7 @@ def _slow_path_in_assembly(listing: Listing, tables: DispatchTables) -> None:
     pieces.call_with_frame(listing, "syscall_trace_enter_phase2")
     pieces.load_callee_saved(listing)
     pieces.load_call(listing)
-    pieces.dispatch(
-        listing, no_call=".Lslow_exit", not_64=".Lslow_x32" if tables.has_x32 else ""
-    )
+    pieces.dispatch(listing, no_call=".Lslow_exit", not_64=".Lslow_x32" if tables.has_x32 else "")
     listing.label(".Lslow_store")
     listing.op("movq", "%rax, PT_AX(%rsp)")
 

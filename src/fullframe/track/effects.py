@@ -85,9 +85,9 @@ def place_of(space: StateSpace, state: State, memory: Memory) -> Value:
 def _set(space: StateSpace, state: State, register: int, value: Value) -> State:
     if (
         not space.precise
-        and register not in (SP, BP)
+        and not (register in (SP, BP) and isinstance(value, Address | Derived))
         and (not isinstance(value, Entry) or register not in space.machine.callee_saved)
-        and value is not UNKNOWN
+        and not (value is UNKNOWN and register == SP)
     ):
         # The coarse space keeps frame addresses in the stack and frame pointers only.
         value = OTHER

@@ -296,10 +296,16 @@ def is_filler(bits: int, encoding: bytes) -> bool:
         bits: 64 or 32.
         encoding: bytes that start with the instruction.
     """
+    if encoding[:2] == b"\0\0":
+        return True
     instruction = Decoder(bits, encoding).decode()
     mnemonic = instruction.mnemonic
     if mnemonic in (Mnemonic.LEA, Mnemonic.MOV, Mnemonic.XCHG):
         # lea 0(%esi), %esi and mov %esi, %esi fill space in i386 code.
         source = instruction.memory_base if mnemonic == Mnemonic.LEA else instruction.op1_register
-        return instruction.op0_register == source and instruction.memory_displacement == 0
+        return (
+            instruction.op0_kind == OpKind.REGISTER
+            and instruction.op0_register == source
+            and instruction.memory_displacement == 0
+        )
     return mnemonic in (Mnemonic.NOP, Mnemonic.INT3, Mnemonic.UD2, Mnemonic.HLT)

@@ -8,6 +8,7 @@ stand. No state is ever copied for an instruction.
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 from fullframe.track.values import (
@@ -17,6 +18,7 @@ from fullframe.track.values import (
     UNKNOWN,
     Address,
     Derived,
+    Entry,
     Region,
     Value,
     address,
@@ -44,9 +46,10 @@ class State:
             named holds something else than a tracked value.
         following: what each effect made of this state.
         verdicts: for the clients: what was concluded of this state, by claim.
+        settled: see :meth:`StateSpace.settle`; None until it is asked for.
     """
 
-    __slots__ = ("following", "joined", "registers", "slots", "verdicts")
+    __slots__ = ("following", "joined", "registers", "settled", "slots", "verdicts")
 
     def __init__(self, registers: tuple[Value, ...], slots: Slots) -> None:
         self.registers = registers
@@ -54,6 +57,7 @@ class State:
         self.following: dict[Effect, State] = {}
         self.joined: dict[State, State] = {}
         self.verdicts: dict[Any, Any] = {}
+        self.settled: State | None = None
 
     def __repr__(self) -> str:
         held = [f"{n}={v}" for n, v in enumerate(self.registers) if v is not OTHER]
@@ -107,6 +111,7 @@ class StateSpace:
         if len(self._states) > _MOST_STATES:
             self._states.clear()
             self.generation += 1
+            gc.collect()  # states refer to each other
 
     def function_entry(self, pushed_words: int = 1) -> State:
         """Return the state at a function's first instruction.
@@ -126,6 +131,8 @@ class StateSpace:
     def join(self, one: State, other: State) -> State:
         """Return what holds in both states; where they disagree, ``UNKNOWN``."""
         found = one.joined.get(other)
+        if found is None and not self.precise:
+            found = one.joined[other] = self._join_coarsely(one, other)
         if found is None:
             registers = tuple(
                 a if a is b else UNKNOWN
@@ -138,10 +145,43 @@ class StateSpace:
             for key in other.slots:
                 if key not in slots:
                     slots[key] = UNKNOWN
-            if self.precise and registers[SP] is UNKNOWN:
+            if registers[SP] is UNKNOWN:
                 registers = self._join_stacks(one, other, registers, slots)
             found = one.joined[other] = self.make(registers, slots)
         return found
+
+    def _join_coarsely(self, one: State, other: State) -> State:
+        """Keep what both states have, and do not tell the unknown from the rest."""
+        registers = tuple(
+            a if a is b else OTHER for a, b in zip(one.registers, other.registers, strict=True)
+        )
+        slots = {key: value for key, value in one.slots.items() if other.slots.get(key) is value}
+        return self.make(registers, slots)
+
+    def settle(self, state: State) -> State:
+        """Forget the registers whose caller's values also have a slot.
+
+        Whether a loop overwrites such a register must not make a difference between states. For
+        the coarse space, where a branch or call ends what a compiler may still leave unsaid.
+        """
+        if state.settled is None:
+            pointer = state.registers[SP]
+            # What lies below the stack pointer is what an epilogue has restored from.
+            saved = {
+                value
+                for (region, offset), value in state.slots.items()
+                if not isinstance(pointer, Address)
+                or region is not pointer.region
+                or offset >= pointer.offset_bytes
+            }
+            registers = tuple(
+                OTHER if isinstance(value, Entry) and value in saved else value
+                for value in state.registers
+            )
+            settled = self.make(registers, state.slots)
+            settled.settled = settled
+            state.settled = settled
+        return state.settled
 
     def _join_stacks(
         self, one: State, other: State, registers: tuple[Value, ...], slots: Slots
