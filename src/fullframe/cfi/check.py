@@ -29,10 +29,11 @@ from fullframe.cfi.context import (
     FunctionContext,
     ImageCode,
     StraightContext,
-    is_like_entry,
+    is_fragment,
 )
 from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
+from fullframe.cfi.handover import Handover, coarsened, made_uncertain
 from fullframe.cfi.premises import premise, signal_entry
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
@@ -118,7 +119,8 @@ class FunctionResult:
         tally: boundaries by answer.
         contradictions: (index of the jump, index of its target, verdict there) where what
             follows from a premise contradicts the claim at a place that was already followed.
-        exits: (address outside the function, state on arrival).
+        exits: (address outside the function, where the jump is) to the state on arrival.
+        coarse: proved in the coarse space; there are no runs then, all is proved.
     """
 
     fde: Fde
@@ -128,6 +130,7 @@ class FunctionResult:
     tally: dict[Answer, int]
     contradictions: list[tuple[int, int, Verdict]] = field(default_factory=list)
     exits: dict[tuple[int, int], State] = field(default_factory=dict)
+    coarse: bool = False
 
 
 class ImageChecker:
@@ -151,41 +154,68 @@ class ImageChecker:
         self.fdes = _distinct(self.tables)
         self.code = ImageCode(image, self.fdes)
         self.callees = Callees(self.code, self.engine.coarse)
-        # Receiving FDE to handing FDE to address to state, and who has handed to whom.
-        self._arrivals: dict[int, dict[int, dict[int, State]]] = {}
-        self._given: dict[int, set[int]] = {}
+        self.handover = Handover(self.code, self.engine.book, self.engine.precise.space)
 
     # -- one function ------------------------------------------------------------------------
 
     def check_function(self, fde: Fde) -> FunctionResult:
         """Follow one function and judge its rows; raises InputError if its bytes are missing."""
+        body, rows, begin = self._parts(fde)
+        if not self.thorough:
+            proved = self._prove_straight(fde, body, rows, begin)
+            if proved is not None:
+                return proved
+            self._sharpen_arrivals(fde)
+        return self._visit(fde, body, rows, self.engine.precise, begin)
+
+    def _parts(self, fde: Fde) -> tuple[bytes, ClaimRows, int]:
+        """Return an FDE's code, its claims by offset in that code, and the code's address."""
         body = self.code.code_of(fde)
         rows = self.engine.rows_of(fde)
         lead = self._lead_bytes(fde, body)
         if lead:
             body = body[lead:]
             rows = [(max(0, offset - lead), claim) for offset, claim in rows]
-        if not self.thorough:
-            proved = self._prove_straight(fde, body, rows, fde.begin + lead)
-            if proved is not None:
-                return proved
-        return self._visit(fde, body, rows, self.engine.precise, fde.begin + lead)
+        return body, rows, fde.begin + lead
+
+    def _sharpen_arrivals(self, fde: Fde) -> None:
+        """Follow precisely what jumps into an FDE, so that the FDE can be judged precisely."""
+        sources = {arrival.source for arrival in self.handover.at(fde) if arrival.coarse}
+        for begin in sources:
+            source = self.code.covering(begin)
+            if source is not None:
+                body, rows, start = self._parts(source)
+                result = self._visit(source, body, rows, self.engine.precise, start)
+                self._give(source, result)
+
+    def _give(self, fde: Fde, result: FunctionResult) -> list[Fde]:
+        if not result.exits and not self.handover.has_given(fde):
+            return []
+        space = self.engine.coarse.space if result.coarse else self.engine.precise.space
+        return self.handover.give(fde, result.exits, space, self.engine.rows_of)
 
     def _prove_straight(
         self, fde: Fde, body: bytes, rows: ClaimRows, begin: int
     ) -> FunctionResult | None:
         """Prove a function in one pass, as nearly all can be; None where that does not do."""
         engine = self.engine
-        if fde.begin in self._arrivals or fde.cie.is_signal_frame or not rows or not body:
+        if fde.cie.is_signal_frame or not rows or not body:
             return None
         space = engine.coarse.space
-        entry = space.function_entry()
-        if engine.book.judge(space, entry, rows[0][1], begin).answer is not Answer.PROVED:
-            return None
+        brought: dict[int, State] = {}
+        for arrival in self.handover.at(fde):
+            state = arrival.state if arrival.coarse else coarsened(space, arrival.state)
+            known = brought.get(arrival.address)
+            brought[arrival.address] = state if known is None else space.join(known, state)
+        entry: State | None = space.function_entry()
+        if self._is_fragment(fde, rows, body):
+            entry = None
+            if not brought:
+                return None
         around = StraightContext(
             self.code, fde, body, begin, self.callees, rows, engine.book, space
         )
-        flow = engine.straight.follow(body, begin, entry, around)
+        flow = engine.straight.follow(body, begin, entry, around, brought)
         if flow is None or not self._all_proved(flow, rows, begin, begin + len(body)):
             return None
         starts = flow.starts
@@ -197,8 +227,19 @@ class ImageChecker:
         result = FunctionResult(
             fde, Listing(begin, begin + len(body), [], []), [], boundaries, tally
         )
-        result.exits = {(target, source): state for target, source, state in flow.exits}
+        result.coarse = True
+        if flow.exits:
+            result.exits = {(target, source): state for target, source, state in flow.exits}
+            self.handover.flows[fde.begin] = flow.changes
         return result
+
+    def _is_fragment(self, fde: Fde, rows: ClaimRows, body: bytes) -> bool:
+        """Return whether an FDE is no function's entry: its frame is already built."""
+        if len(rows) > 1 and rows[1][0] == 1 and body[:1] == b"\x90":
+            # GCC's cold part that consists of landing pads. One at the very begin of an LSDA's
+            # range would have offset 0, which means none; so there is a nop before it.
+            return True
+        return is_fragment(fde, self.engine.book, self.engine.coarse.space)
 
     def _all_proved(self, flow: StraightFlow, rows: ClaimRows, begin: int, end: int) -> bool:
         """Hold rows against a pass's states; whether every pair that meets is proved."""
@@ -299,23 +340,24 @@ class ImageChecker:
                 is Answer.PROVED
             )
 
-        arrivals = [
-            arrival
-            for states in self._arrivals.get(fde.begin, {}).values()
-            for arrival in states.items()
-        ]
+        arrivals = self.handover.at(fde)
         section = self.image.section_at(fde.begin)
         if section is not None and section.name.startswith(".plt"):
             stride = 16 if len(listing.starts) > 2 and (fde.end - fde.begin) % 16 == 0 else 8
             for offset in range(0, fde.end - fde.begin, stride):
                 if enters(offset) and listing.index_of(offset) is not None:
                     seeds.append((offset, entry_state))
-        elif not _starts_with_landing_pad(listing, rows) and (
-            not rows or enters(0) or self._is_function(fde, {address for address, _ in arrivals})
+        elif (
+            not rows
+            or not self._is_fragment(fde, rows, self.code.code_of(fde))
+            or self._is_function(fde, {arrival.address for arrival in arrivals})
         ):
             seeds.append((0, entry_state))
-        for address, state in arrivals:
-            seeds.append((address - listing.begin, space.make(state.registers, state.slots)))
+        for arrival in arrivals:
+            state = arrival.state
+            if arrival.coarse:
+                state = made_uncertain(space, state)
+            seeds.append((arrival.address - listing.begin, state))
         return seeds
 
     def _is_function(self, fde: Fde, arrivals: set[int]) -> bool:
@@ -465,7 +507,8 @@ class ImageChecker:
         """Check every function; functions whose bytes are missing are left out."""
         done: dict[int, FunctionResult] = {}
         visits: dict[int, int] = {}
-        queue = deque(self.fdes)
+        # Fragments last: by then what jumps into them has been followed.
+        queue = deque(sorted(self.fdes, key=self._comes_last))
         queued = {fde.begin for fde in self.fdes}
         while queue:
             fde = queue.popleft()
@@ -474,94 +517,29 @@ class ImageChecker:
             self.engine.trim()
             try:
                 result = self.check_function(fde)
+                changed = self._give(fde, result)
             except FullframeError:
                 continue
             done[fde.begin] = result
-            if result.exits or fde.begin in self._given:
-                for receiver in self._hand_over(fde, result.exits):
-                    if (
-                        receiver.begin not in queued
-                        and visits.get(receiver.begin, 0) < _MOST_VISITS
-                    ):
-                        queue.append(receiver)
-                        queued.add(receiver.begin)
+            for receiver in changed:
+                if receiver.begin not in queued and visits.get(receiver.begin, 0) < _MOST_VISITS:
+                    queue.append(receiver)
+                    queued.add(receiver.begin)
             result.exits = {}
         return [done[begin] for begin in sorted(done)]
 
-    def _receiver(self, fde: Fde, target: int, state: State) -> Fde | None:
-        """Return the FDE that a jump out of ``fde`` carries its state into."""
-        receiver = self.code.covering(target)
-        if receiver is None or receiver is fde:
-            return None
-        if is_like_entry(self.engine.machine.callee_saved, state) and target == receiver.begin:
-            return None
-        if target == receiver.begin:
-            rows = self.engine.rows_of(receiver)
-            space = self.engine.precise.space
-            claim = rows[0][1] if rows else None
-            if claim is not None and (
-                self.engine.book.judge(space, space.function_entry(), claim, target).answer
-                is Answer.PROVED
-            ):
-                # The receiver is a function of its own; jumping there is a tail call.
-                return None
-        return receiver
-
-    def _hand_over(self, source: Fde, exits: dict[tuple[int, int], State]) -> list[Fde]:
-        """Give the states on a function's way out to where they go.
-
-        Args:
-            source: the function.
-            exits: (address, index of the jump) to state.
-
-        Returns:
-            The FDEs for which that changed something.
-        """
-        space = self.engine.precise.space
-        given: dict[int, dict[int, State]] = {}
-        receivers: dict[int, Fde] = {}
-        for (target, _), state in exits.items():
-            receiver = self._receiver(source, target, state)
-            if receiver is None:
-                continue
-            receivers[receiver.begin] = receiver
-            states = given.setdefault(receiver.begin, {})
-            state = space.make(state.registers, state.slots)
-            known = states.get(target)
-            states[target] = state if known is None else space.join(known, state)
-        changed = []
-        for begin in self._given.get(source.begin, set()) - set(given):
-            del self._arrivals[begin][source.begin]
-            receiver = self.code.covering(begin)
-            if receiver is not None:
-                changed.append(receiver)
-        for begin, states in given.items():
-            arrivals = self._arrivals.setdefault(begin, {})
-            if arrivals.get(source.begin) != states:
-                # What an earlier visit handed over is superseded, not joined: it may have been
-                # followed before the states that lead to it were known.
-                arrivals[source.begin] = states
-                changed.append(receivers[begin])
-        self._given[source.begin] = set(given)
-        return changed
+    def _comes_last(self, fde: Fde) -> bool:
+        rows = self.engine.rows_of(fde)
+        if not rows:
+            return False
+        try:
+            body = bytes(self.image.read(fde.begin, 1))
+        except FullframeError:
+            return False
+        return self._is_fragment(fde, rows, body)
 
 
 _ASSUMED = Verdict(Answer.ASSUMED)
-
-
-def _starts_with_landing_pad(listing: Listing, rows: ClaimRows) -> bool:
-    """Recognise GCC's cold part that consists of landing pads.
-
-    A landing pad at the very begin of an LSDA's range would have offset 0, which means none;
-    so GCC puts a ``nop`` before it, with the rows of a function's entry, and nothing enters there.
-    """
-    return (
-        len(rows) > 1
-        and rows[1][0] == 1
-        and len(listing.starts) > 1
-        and listing.starts[1] == 1
-        and not (listing.events and listing.events[0][0] == 0)
-    )
 
 
 def _loaded_number(machine: Machine, body: bytes) -> int | None:

@@ -116,14 +116,16 @@ class Claim:
         rules: hardware register number to rule, general registers and ``IP`` only.
         reads_ip: an expression reads the instruction pointer, so that the claim means
             something else at every address.
+        ip_mask: which bits of the address matter then.
     """
 
-    __slots__ = ("cfa", "reads_ip", "rules")
+    __slots__ = ("cfa", "ip_mask", "reads_ip", "rules")
 
-    def __init__(self, cfa: CfaRule | None, rules: dict[int, Rule], reads_ip: bool) -> None:
+    def __init__(self, cfa: CfaRule | None, rules: dict[int, Rule], ip_mask: int) -> None:
         self.cfa = cfa
         self.rules = rules
-        self.reads_ip = reads_ip
+        self.reads_ip = ip_mask != 0
+        self.ip_mask = ip_mask
 
 
 class _Symbols:
@@ -187,12 +189,11 @@ class ClaimBook:
                 self._claims.clear()
             numbers = self.machine.dwarf_to_hardware
             rules = {numbers[n]: rule for n, rule in registers.items() if n in numbers}
-            reads = any(
-                _reads_ip(rule.code, self.machine)
-                for rule in (cfa, *rules.values())
-                if isinstance(rule, CfaExpression | Expression | ValExpression)
-            )
-            found = self._claims[key] = Claim(cfa, rules, reads)
+            mask = 0
+            for rule in (cfa, *rules.values()):
+                if isinstance(rule, CfaExpression | Expression | ValExpression):
+                    mask |= _ip_mask(rule.code, self.machine)
+            found = self._claims[key] = Claim(cfa, rules, mask)
         return found
 
     def judge(self, space: StateSpace, state: State, claim: Claim, address: int) -> Verdict:
@@ -207,7 +208,8 @@ class ClaimBook:
         Returns:
             The verdict, remembered in the state.
         """
-        found: Verdict | None = state.verdicts.get(claim)
+        key = (claim, address & claim.ip_mask) if claim.reads_ip else claim
+        found: Verdict | None = state.verdicts.get(key)
         if found is not None:
             return found
         doubts = []
@@ -215,9 +217,9 @@ class ClaimBook:
         cfa = self._cfa(symbols, claim.cfa, space, state)
         if isinstance(claim.rules.get(IP), Undefined):
             # The outermost frame: an unwinder stops here, whatever the other rules say.
-            return self._remember(state, claim, PROVED)
+            return self._remember(state, key, PROVED)
         if cfa is not CFA and self._is_another_stack(state, claim, cfa):
-            return self._remember(state, claim, _ANOTHER_STACK)
+            return self._remember(state, key, _ANOTHER_STACK)
         if cfa is not CFA:
             doubts.append(self._doubt_of_cfa(state, claim, cfa))
         for column in self._columns:
@@ -233,11 +235,11 @@ class ClaimBook:
             verdict = Verdict(max(doubt.answer for doubt in doubts), tuple(doubts))
         else:
             verdict = PROVED
-        return self._remember(state, claim, verdict)
+        return self._remember(state, key, verdict)
 
-    def _remember(self, state: State, claim: Claim, verdict: Verdict) -> Verdict:
-        if not claim.reads_ip:
-            state.verdicts[claim] = verdict
+    @staticmethod
+    def _remember(state: State, key: object, verdict: Verdict) -> Verdict:
+        state.verdicts[key] = verdict
         return verdict
 
     def _is_another_stack(self, state: State, claim: Claim, cfa: Value) -> bool:
@@ -465,15 +467,31 @@ def _frame_place(place: Address | tuple[object, int]) -> str:
     return f"{region}{offset:+d}"
 
 
-def _reads_ip(code: bytes, machine: Machine) -> bool:
-    """Return whether an expression's value depends on the instruction pointer."""
+def _ip_mask(code: bytes, machine: Machine) -> int:
+    """Return the bits of the instruction pointer that an expression's value depends on.
+
+    The linkers' expression for lazy-binding stubs takes the last four bits.
+    """
     column = machine.hardware_to_dwarf[IP]
+    everything = (1 << machine.bits) - 1
     try:
         operations = decode_expression(code, machine.word_bytes)
     except ExpressionError:
-        return False
-    return any(
-        operation.opcode == 0x70 + column
-        or (operation.opcode == 0x92 and operation.operands[0] == column)
-        for operation in operations
-    )
+        return 0
+    mask = 0
+    for number, operation in enumerate(operations):
+        if operation.opcode == 0x92 and operation.operands[0] == column:
+            return everything
+        if operation.opcode != 0x70 + column:
+            continue
+        following = operations[number + 1 : number + 3]
+        if (
+            operation.operands[0] == 0
+            and len(following) == 2
+            and 0x30 <= following[0].opcode < 0x50  # DW_OP_lit
+            and following[1].opcode == 0x1A  # DW_OP_and
+        ):
+            mask |= following[0].opcode - 0x30
+        else:
+            return everything
+    return mask

@@ -158,10 +158,15 @@ class Follower:
 
     def _cut(self, flow: Flow, index: int) -> None:
         """A leader came to light within a piece: follow the piece again, up to the leader."""
-        for leader, (_, stop) in flow.pieces.items():
-            if leader < index < stop:
-                flow.pending.add(leader)
-                heappush(flow.work, leader)
+        leaders = flow.listing.leaders
+        position = bisect_left(leaders, index) - 1
+        if position < 0:
+            return
+        leader = leaders[position]
+        piece = flow.pieces.get(leader)
+        if piece is not None and piece[1] > index:
+            flow.pending.add(leader)
+            heappush(flow.work, leader)
 
     def _sweep(self, flow: Flow, leader: int) -> None:
         """Follow control from a leader, on through the leaders it falls into, to where it ends."""

@@ -97,7 +97,12 @@ class StraightFollower:
         self._clobbering = classifier.space.machine.bits == 32
 
     def follow(
-        self, code: bytes, begin: int, entry: State, around: StraightSurroundings
+        self,
+        code: bytes,
+        begin: int,
+        entry: State | None,
+        around: StraightSurroundings,
+        arrivals: dict[int, State],
     ) -> StraightFlow | None:
         """Follow a function from its first instruction, in a few passes at the most.
 
@@ -107,13 +112,14 @@ class StraightFollower:
         Args:
             code: its bytes.
             begin: their address.
-            entry: the state at entry.
+            entry: the state at entry; None where nobody enters at ``begin``.
             around: what is known of jumps and calls.
+            arrivals: address to the state that jumps from outside bring there.
 
         Returns:
             The flow, or None where a few passes are not enough.
         """
-        brought: dict[int, State] = {}
+        brought = dict(arrivals)
         for _ in range(_MOST_PASSES):
             flow = self._pass(code, begin, entry, around, brought)
             if flow is None or flow.fits:
@@ -124,7 +130,7 @@ class StraightFollower:
         self,
         code: bytes,
         begin: int,
-        entry: State,
+        entry: State | None,
         around: StraightSurroundings,
         brought: dict[int, State],
     ) -> StraightFlow | None:
@@ -148,7 +154,7 @@ class StraightFollower:
         pending = sorted(brought)
         next_leader = pending[0] if pending else _NEVER
         dead_from = begin
-        state: State | None = entry
+        state = entry
         targets: tuple[int, ...]
         for instruction in Decoder(space.machine.bits, code, DecoderOptions.NONE, begin):
             add_start(instruction.ip)
