@@ -68,12 +68,16 @@ def _entry(listing: Listing, strategy: Strategy, tables: DispatchTables) -> None
     if strategy.slow_path_in_c:
         _slow_path_in_c(listing, strategy)
     else:
-        _slow_path_in_assembly(listing, tables)
+        _slow_path_in_assembly(listing, strategy, tables)
     listing.end_function(pieces.ENTRY)
 
 
 def _fast_path(listing: Listing, strategy: Strategy, tables: DispatchTables) -> None:
-    """Dispatch, and leave if nothing stands in the way. Before: interrupts on, number in rax."""
+    """Dispatch, and leave if nothing stands in the way. Before: interrupts on, number in rax.
+
+    What follows it, up to ``.Lexit_work``, is the same in every strategy that has this fast path,
+    so that its branches have the same distances: assemblers choose a branch's encoding by that.
+    """
     switches = strategy.stubs is Stubs.SWITCH_PATH
     listing.blank()
     listing.label(".Lfast_dispatch")
@@ -113,10 +117,18 @@ def _leave(listing: Listing, strategy: Strategy) -> None:
 
 def _slow_path_in_c(listing: Listing, strategy: Strategy) -> None:
     """The slow path of ``full`` and ``annotated``: C does the work and makes the call."""
+    listing.why("The call is made; work came up on the way, or only IRET will do.")
+    listing.label(".Lexit_work")
+    listing.op("sti")
+    if not strategy.saves_all_on_entry:
+        pieces.store_callee_saved(listing)
+    pieces.call_with_frame(listing, "syscall_return_slowpath")
     if strategy.saves_all_on_entry:
+        listing.op("jmp", ".Lleave")
         listing.blank()
         listing.label(".Lentry_work")
     else:
+        _leave(listing, strategy)
         listing.why(
             """From the entry (work before the call) and from the stubs of calls that need
             the full frame: complete it, and let C do everything else. Interrupts are off;
@@ -128,20 +140,51 @@ def _slow_path_in_c(listing: Listing, strategy: Strategy) -> None:
         pieces.store_callee_saved(listing)
     pieces.call_with_frame(listing, "do_syscall_64")
     listing.op("jmp", ".Lleave")
-    listing.why("The call is made; work came up on the way, or only IRET will do.")
-    listing.label(".Lexit_work")
-    listing.op("sti")
-    if not strategy.saves_all_on_entry:
-        pieces.store_callee_saved(listing)
-    pieces.call_with_frame(listing, "syscall_return_slowpath")
-    if strategy.saves_all_on_entry:
-        listing.op("jmp", ".Lleave")
-    else:
-        _leave(listing, strategy)
 
 
-def _slow_path_in_assembly(listing: Listing, tables: DispatchTables) -> None:
+def _slow_path_in_assembly(listing: Listing, strategy: Strategy, tables: DispatchTables) -> None:
     """The slow path of ``partial``: each piece of work completes the frame for itself."""
+    _exit_work_in_assembly(listing)
+    _leave(listing, strategy)
+    _entry_work_in_assembly(listing, tables)
+    listing.why(
+        """From a stub, after a call that may have rewritten the frame: the frame is what
+        counts, callee-saved registers included."""
+    )
+    listing.op(".globl", STUB_RETURN)
+    listing.label(STUB_RETURN)
+    listing.op("movq", "%rax, PT_AX(%rsp)")
+    pieces.load_callee_saved(listing)
+    listing.op("jmp", ".Lslow_exit")
+
+
+def _exit_work_in_assembly(listing: Listing) -> None:
+    listing.why(
+        """Work after the call, with interrupts off. Callee-saved registers are live here,
+        and their slots hold who knows what: whatever takes the frame gets it completed,
+        and they are reloaded after it."""
+    )
+    listing.label(".Lexit_work")
+    listing.op("testl", f"$WORK_SYSCALL_EXIT, {pieces.FLAGS}")
+    listing.op("jz", ".Luser_work")
+    listing.op("sti")
+    _with_full_frame(listing, "syscall_trace_leave")
+    listing.label(".Luser_work_again")
+    listing.op("cli")
+    listing.label(".Luser_work")
+    listing.op("testl", f"$WORK_USER, {pieces.FLAGS}")
+    listing.op("jz", ".Lleave")
+    listing.op("sti")
+    listing.op("testl", f"$WORK_RESCHED, {pieces.FLAGS}")
+    listing.op("jz", ".Luser_notify")
+    listing.op("call", "schedule", "needs no frame")
+    listing.op("jmp", ".Luser_work_again")
+    listing.label(".Luser_notify")
+    _with_full_frame(listing, "do_notify_resume")
+    listing.op("jmp", ".Luser_work_again")
+
+
+def _entry_work_in_assembly(listing: Listing, tables: DispatchTables) -> None:
     listing.why(
         """Work before the call, phase 1: C that makes do with a partial frame. It says
         whether phase 2, which needs a full one, is wanted."""
@@ -168,50 +211,13 @@ def _slow_path_in_assembly(listing: Listing, tables: DispatchTables) -> None:
     pieces.dispatch(listing, no_call=".Lslow_exit", not_64=".Lslow_x32" if tables.has_x32 else "")
     listing.label(".Lslow_store")
     listing.op("movq", "%rax, PT_AX(%rsp)")
-
-    listing.why(
-        """Work after the call. Callee-saved registers are live here, and their slots hold
-        who knows what: whatever takes the frame gets it completed, and they are reloaded
-        after it."""
-    )
     listing.label(".Lslow_exit")
     listing.op("cli")
-    listing.label(".Lexit_work")
-    listing.op("testl", f"$WORK_SYSCALL_EXIT, {pieces.FLAGS}")
-    listing.op("jz", ".Luser_work")
-    listing.op("sti")
-    _with_full_frame(listing, "syscall_trace_leave")
-    listing.label(".Luser_work_again")
-    listing.op("cli")
-    listing.label(".Luser_work")
-    listing.op("testl", f"$WORK_USER, {pieces.FLAGS}")
-    listing.op("jz", ".Lleave")
-    listing.op("sti")
-    listing.op("testl", f"$WORK_RESCHED, {pieces.FLAGS}")
-    listing.op("jz", ".Luser_notify")
-    listing.op("call", "schedule", "needs no frame")
-    listing.op("jmp", ".Luser_work_again")
-    listing.label(".Luser_notify")
-    _with_full_frame(listing, "do_notify_resume")
-    listing.op("jmp", ".Luser_work_again")
-
-    listing.blank()
-    listing.label(".Lleave")
-    pieces.leave_full(listing, callee_saved_in_frame=False)
+    listing.op("jmp", ".Lexit_work")
     if tables.has_x32:
         listing.blank()
         listing.label(".Lslow_x32")
         pieces.dispatch_x32(listing, store=".Lslow_store", no_call=".Lslow_exit")
-
-    listing.why(
-        """From a stub, after a call that may have rewritten the frame: the frame is what
-        counts, callee-saved registers included."""
-    )
-    listing.op(".globl", STUB_RETURN)
-    listing.label(STUB_RETURN)
-    listing.op("movq", "%rax, PT_AX(%rsp)")
-    pieces.load_callee_saved(listing)
-    listing.op("jmp", ".Lslow_exit")
 
 
 def _with_full_frame(listing: Listing, function: str) -> None:

@@ -158,6 +158,7 @@ def dispatch(
     listing.op("movq", "%r10, %rcx", "argument 4, which SYSCALL displaced")
     listing.op("call", "*sys_call_table(, %rax, 8)")
     if return_label:
+        listing.op(".globl", return_label)
         listing.label(return_label)
 
 
@@ -181,6 +182,7 @@ def dispatch_x32(listing: Listing, *, store: str, no_call: str, return_label: st
     listing.op("movq", "%r10, %rcx", "argument 4")
     listing.op("call", "*x32_sys_call_table(, %rax, 8)")
     if return_label:
+        listing.op(".globl", return_label)
         listing.label(return_label)
     listing.op("jmp", store)
 
@@ -199,8 +201,8 @@ def leave_fast(listing: Listing, *, otherwise: str) -> None:
     listing.why(
         """An ordinary call changes no slot but ax, so SYSRET will do, unless the user is
         single-stepping: SYSRET would trap before the user's next instruction, not after.
-        flags, not r11, is the slot to load: nobody has written only one of them, but
-        who does (iopl once did) means flags."""
+        r11 is loaded from the flags slot, not from its own: what C code does to the
+        user's flags must not be lost."""
     )
     listing.op("movq", "PT_FLAGS(%rsp), %r11")
     listing.op("testl", "$(FLAGS_TF | FLAGS_RF), %r11d")
@@ -261,7 +263,7 @@ def leave_full(listing: Listing, *, callee_saved_in_frame: bool) -> None:
 
 def _pop_registers(listing: Listing, callee_saved_in_frame: bool) -> None:
     """Pop the general registers; rsp then points to orig_ax."""
-    slots = CALLER_CLOBBERED_SLOTS
+    slots: tuple[str, ...] = CALLER_CLOBBERED_SLOTS
     if callee_saved_in_frame:
         slots = CALLEE_SAVED_SLOTS + slots
     else:

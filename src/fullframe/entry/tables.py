@@ -21,7 +21,7 @@ from fullframe.table.needs import FrameUse, full_frame_need
 from fullframe.x86.kernel_layout import KernelLayout
 
 NOT_IMPLEMENTED = "sys_ni_syscall"
-#: Of each ABI, the table that the fast path dispatches by, and the slow path's where it has its own.
+#: For each ABI, the table that the fast path dispatches by; and the slow path's, if it has one.
 FAST_TABLES = {"64": "sys_call_table", "x32": "x32_sys_call_table"}
 SLOW_TABLES = {"64": "sys_call_table_slow", "x32": "x32_sys_call_table_slow"}
 

@@ -6,7 +6,7 @@ The harness knows no strategy and no table syntax; whoever built the image descr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 
 from fullframe.x86.kernel_layout import KernelLayout
@@ -50,6 +50,42 @@ class Call:
     annotated: bool = False
 
 
+class FrameCheck(Enum):
+    """How much of the frame must hold what the user is to see."""
+
+    #: None of it: the function is not given the frame.
+    NONE = "none"
+    #: All but the callee-saved registers.
+    PARTIAL = "partial"
+    #: All of it.
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class InternalFunction:
+    """A C function of the image itself, which takes the frame, and why it may be entered.
+
+    Attributes:
+        symbol: the function.
+        interrupts: whether they must be on when it is entered.
+        check: what must be in the frame then.
+        work: thread flags of which at least one must be set.
+        for_annotated: whether an annotated call may enter it without any.
+        for_iret: whether flags that SYSRET cannot restore are a reason too.
+        for_child: whether a new task may enter it without any.
+        after: functions whose having been entered is reason enough.
+    """
+
+    symbol: str
+    interrupts: bool
+    check: FrameCheck
+    work: int
+    for_annotated: bool = False
+    for_iret: bool = False
+    for_child: bool = False
+    after: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """Entry code to run.
@@ -62,7 +98,7 @@ class Subject:
         entry: symbol of the first instruction after SYSCALL.
         child_entry: symbol of a new task's first instruction.
         frames_are_full: whether every C call finds a full frame, fast path included.
-        slow_path_symbols: C functions of the image itself that are entered with interrupts off.
+        internal_functions: C functions of the image itself at whose entry the harness looks too.
         table_overlays: pairs of symbols of tables of equal size: with the second's contents put
             over the first's, everything must work as before (the slow path calling by the fast
             path's table). Each pair is the table written over, and the table copied.
@@ -75,5 +111,5 @@ class Subject:
     entry: str = "entry_SYSCALL_64"
     child_entry: str = "ret_from_fork"
     frames_are_full: bool = False
-    slow_path_symbols: tuple[str, ...] = ()
+    internal_functions: tuple[InternalFunction, ...] = ()
     table_overlays: tuple[tuple[str, str], ...] = ()
