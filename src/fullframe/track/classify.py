@@ -115,10 +115,11 @@ class Classifier:
         return self.intern(("call keeps", kept), lambda: fx.call(scratch))
 
     def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
-        """A call whose callee also changes these registers."""
-        return self.intern(
-            ("call clobbers", registers), lambda: fx.call(self.scratch, 0, registers)
-        )
+        """A call of a thunk that loads these registers and changes nothing else.
+
+        Compilers know their own thunks, and keep other values in caller-clobbered registers.
+        """
+        return self.intern(("call clobbers", registers), lambda: fx.call(registers))
 
     def equal_registers(self, one: int, other: int) -> Effect:
         """On this edge both registers hold the same."""
@@ -452,6 +453,12 @@ def _movq(c: Classifier, i: Instruction) -> Made:
     return None
 
 
+def _or(c: Classifier, i: Instruction) -> Made:
+    # `lock orl $0, (%rsp)` is a memory barrier that leaves the word as it is.
+    keeps = i.op0_kind == OpKind.MEMORY and i.op1_kind != OpKind.REGISTER and not i.immediate(1)
+    return _NOTHING if keeps else None
+
+
 def _nothing(c: Classifier, i: Instruction) -> Made:
     return _NOTHING
 
@@ -472,6 +479,7 @@ _HANDLERS: Final[dict[int, Handler]] = {
     Mnemonic.INC: _increment(1),
     Mnemonic.DEC: _increment(-1),
     Mnemonic.AND: _and,
+    Mnemonic.OR: _or,
     Mnemonic.XCHG: _xchg,
     Mnemonic.LEAVE: _leave,
     Mnemonic.ENTER: _enter,

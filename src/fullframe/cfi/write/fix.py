@@ -378,8 +378,9 @@ def _mend(
         row = plan.fde.row_at(address)
         if row is None or not there.now.same_as(Unwind(row.cfa, row.registers, row.args_size)):
             text = (
-                f"{plan.function.name}: macros write CFI directives here that the source does not "
-                "show; mend the macros by hand"
+                f"{plan.function.name}: the assembled rules here are not those that the visible "
+                "directives give; macros that write directives, or an offset that the assembler "
+                "cannot write, are the usual reasons: mend them by hand"
             )
             raise RefusedError(Refusal(line_of(assembled, address), text))
         if mended.now.same_as(wanted):

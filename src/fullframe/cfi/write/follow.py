@@ -136,7 +136,7 @@ class _Around:
             reader = TableReader(
                 self._code.machine,
                 self._code.read_word,
-                self._code.image.got_address or None,
+                self._code.got,
                 lambda address: self._is_target(listing, address),
             )
             self._tables = reader.find(self._body, listing.begin)

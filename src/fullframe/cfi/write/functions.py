@@ -178,6 +178,11 @@ class CodeMap:
         """The image's machine."""
         return self.image.machine
 
+    @property
+    def got(self) -> int | None:
+        """Address of the global offset table; 0 in an object, as its relocations are applied."""
+        return 0 if self.image.is_relocatable else self.image.got_address
+
     def covering(self, address: int) -> Function | None:
         """Return the function whose range covers an address."""
         position = bisect_right(self._begins, address) - 1

@@ -34,12 +34,9 @@ class Style:
     Attributes:
         frame_pointer: it makes bp its frame pointer, as compilers do (``mov %rsp, %rbp`` right
             after bp was pushed as the first word of the frame).
-        keeps_popped: a register that was popped is still described by its slot while that lies
-            within the red zone. GCC does so on x86-64 where the prologue is at the entry.
     """
 
     frame_pointer: bool = False
-    keeps_popped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ class RuleChooser:
         self._frame = address(CFA_REGION, -2 * self._word)
         self._known: dict[tuple[State, Style], Rules] = {}
 
-    def style_of(self, states: list[State | None], shrink_wrapped: bool) -> Style:
+    def style_of(self, states: list[State | None]) -> Style:
         """Return how a function uses its frame, from its states in order of address."""
         stands = False
         previous: State | None = None
@@ -107,7 +104,7 @@ class RuleChooser:
                     and previous.registers[SP] is self._frame
                 )
             previous = state
-        return Style(stands, self.machine.red_zone_bytes > 0 and not shrink_wrapped)
+        return Style(stands)
 
     def rules(self, state: State, style: Style = Style()) -> Rules:
         """Return the rules that describe a state."""
@@ -126,7 +123,7 @@ class RuleChooser:
         registers: dict[int, Rule] = {}
         doubts = []
         for register in (*self.machine.callee_saved, IP):
-            rule = self._register(state, style, register)
+            rule = self._register(state, register)
             if rule is None:
                 continue
             if rule is UNDEFINED and self._is_doubtful(state, register):
@@ -187,10 +184,10 @@ class RuleChooser:
 
     # -- registers ---------------------------------------------------------------------------
 
-    def _register(self, state: State, style: Style, register: int) -> Rule | None:
+    def _register(self, state: State, register: int) -> Rule | None:
         """Return a register's rule; None where it holds the caller's value and says nothing."""
         wanted = entry(register)
-        slot = self._slot(state, style, wanted)
+        slot = self._slot(state, wanted)
         if slot is not None:
             return Offset(slot)
         held = register < 16 and state.registers[register] is wanted
@@ -211,14 +208,14 @@ class RuleChooser:
                 return RegisterRule(self.machine.hardware_to_dwarf[number])
         return UNDEFINED
 
-    def _slot(self, state: State, style: Style, wanted: Value) -> int | None:
+    def _slot(self, state: State, wanted: Value) -> int | None:
         """Return the distance from the CFA of the slot that holds a value; the first one saved."""
         lowest: int | None = None
         pointer = state.registers[SP]
         if isinstance(pointer, Address) and pointer.region is CFA_REGION:
-            lowest = pointer.offset_bytes
-            if style.keeps_popped:
-                lowest -= self.machine.red_zone_bytes
+            # A register that was popped is still in its slot while that lies within the red
+            # zone; compilers go on saying so.
+            lowest = pointer.offset_bytes - self.machine.red_zone_bytes
         found = [
             offset
             for (region, offset), value in state.slots.items()

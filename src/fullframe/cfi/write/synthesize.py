@@ -9,9 +9,6 @@ from fullframe.cfi.write.follow import Followed, FunctionFollower
 from fullframe.cfi.write.functions import Function
 from fullframe.cfi.write.rule_choice import RuleChooser, Rules, Style
 from fullframe.elf.image import Image
-from fullframe.track.listing import BRANCH, EFFECT, INDIRECT, JUMP
-from fullframe.track.state import State
-from fullframe.x86.registers import BP, SP
 
 
 @dataclass(slots=True)
@@ -72,10 +69,7 @@ def synthesize(image: Image, functions: list[Function]) -> list[Synthesized]:
     follower = FunctionFollower(image, functions)
     chooser = RuleChooser(image.machine)
     found = follower.follow_all()
-    styles = {
-        followed.function.begin: chooser.style_of(followed.states, _is_shrink_wrapped(followed))
-        for followed in found
-    }
+    styles = {followed.function.begin: chooser.style_of(followed.states) for followed in found}
     for followed in found:
         if not followed.function.entered_by_call:
             # A cold part goes on with the frame of the function that it was split off.
@@ -128,35 +122,6 @@ def _gap(result: Synthesized, begin: int, end: int, reason: str) -> None:
         last.end = end
     else:
         result.gaps.append(Gap(begin, end, reason))
-
-
-def _is_shrink_wrapped(followed: Followed) -> bool:
-    """Return whether the prologue comes after the first branch, as GCC's shrink wrapping puts it.
-
-    The frame is begun by the first instruction that saves a callee-saved register or moves the
-    stack pointer.
-    """
-    listing = followed.listing
-    first: State | None = followed.states[0] if followed.states else None
-    if first is None:
-        return False
-    leaders = set(listing.leaders) - {0}
-    for index, kind, _ in listing.events:
-        if kind in (BRANCH, JUMP, INDIRECT):
-            return True
-        if kind != EFFECT:
-            return False
-        if any(leader <= index for leader in leaders):
-            return True
-        after = followed.states[index + 1] if index + 1 < len(followed.states) else None
-        if after is None:
-            return False
-        if (
-            after.registers[SP] is not first.registers[SP]
-            or after.registers[BP] is not (first.registers[BP])
-        ):
-            return False
-    return False
 
 
 __all__ = ["Gap", "Synthesized", "synthesize"]
