@@ -42,6 +42,15 @@ class FlagsParser(argparse.ArgumentParser):
 
 def add_commands(commands: Any) -> None:
     """Add the commands of this module to the group ``cfi``."""
+    decode = _source_command(
+        commands,
+        "decode",
+        "turn CFI that an assembly source writes as data into directives",
+        "Finds the call-frame information that FILE writes as data into .eh_frame or "
+        ".debug_frame, and writes the directives that say the same. The outcome is assembled "
+        "again and must have the same rule at every instruction.",
+    )
+    decode.set_defaults(handler=_decode)
     fix = _source_command(
         commands,
         "fix",
@@ -85,6 +94,12 @@ def _read(arguments: argparse.Namespace) -> AssemblySource:
 
     toolchain = find_toolchain(arguments.toolchain)
     return AssemblySource.read(arguments.file, Assembler(toolchain, tuple(arguments.flags)))
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    from fullframe.cfi.write.decode import decode_source
+
+    return _convert(arguments, decode_source)
 
 
 def _fix(arguments: argparse.Namespace) -> int:

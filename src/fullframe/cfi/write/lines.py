@@ -98,9 +98,9 @@ def anchor_after(assembled: Assembled, address: int) -> Anchor:
 
 def _several(assembled: Assembled, address: int) -> str:
     return (
-        f"this line expands to several instructions, and the rules change between them, at "
-        f"{assembled.image.place(address)}: put the directive into the macro, or write its "
-        f"instructions on lines of their own"
+        f"the rules change within this line, at {assembled.image.place(address)}: where it "
+        "expands to several instructions, put the directive into the macro, or write the "
+        "instructions on lines of their own"
     )
 
 

@@ -94,8 +94,10 @@ class Assembled:
         origins: where each of them comes from.
         spans: what each line emits, by address.
         sections: per preprocessed line, the index of the section in force before it (None
-            where that is not known: within macros, outside of loaded sections).
-        addresses: per preprocessed line, the address in force before it, likewise.
+            where that is not known: within macros, for blank lines).
+        addresses: per preprocessed line, the address in force before it, likewise (in sections
+            that are not loaded: the offset).
+        data_spans: what lines emit into sections that are not loaded, by (section, offset).
     """
 
     image: Image
@@ -105,6 +107,12 @@ class Assembled:
     spans: list[Span] = field(default_factory=list)
     sections: list[int | None] = field(default_factory=list)
     addresses: list[int | None] = field(default_factory=list)
+    data_spans: list[tuple[int, Span]] = field(default_factory=list)
+
+    def section_name(self, line: int) -> str | None:
+        """Return the name of the section in force before a preprocessed line, if it is known."""
+        index = self.sections[line]
+        return None if index is None else self.image.sections[index].name
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -170,9 +178,9 @@ class AssemblySource:
         with tempfile.TemporaryDirectory(prefix="fullframe-") as name:
             directory = Path(name)
             clean, origins = self._preprocess(directory)
-            data = self._object(directory, "plain", clean)
+            data = self._object(directory, "plain", clean, origins)
             prefix = _unused_prefix(clean)
-            labelled_data = self._object(directory, "labelled", _labelled(clean, prefix))
+            labelled_data = self._object(directory, "labelled", _labelled(clean, prefix), [])
         plain = Image.from_bytes(data, self.path)
         labelled = Image.from_bytes(labelled_data, self.path)
         if loaded_bytes(plain, data) != loaded_bytes(labelled, labelled_data):
@@ -215,22 +223,37 @@ class AssemblySource:
             number += 1
         return clean, origins
 
-    def _object(self, directory: Path, name: str, lines: list[str]) -> bytes:
+    def _object(
+        self, directory: Path, name: str, lines: list[str], origins: Sequence[Origin]
+    ) -> bytes:
         source, output = directory / f"{name}.s", directory / f"{name}.o"
         source.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
         beside = ["-I", str(Path(self.path).parent or ".")]
         try:
             self.assembler.run(source, output, ["-c", *beside])
         except ToolFailedError as error:
-            raise self._refused(error, str(source)) from None
+            raise self._refused(error, str(source), origins) from None
         return output.read_bytes()
 
-    def _refused(self, error: ToolFailedError, temporary: str) -> InputError:
-        said = error.output.replace(temporary, self.path).strip()
-        match = re.search(r":(\d+):(?:\d+:)? *(?:Error|error)", said)
-        line = int(match[1]) if match and not self.is_preprocessed else None
+    def _refused(
+        self, error: ToolFailedError, temporary: str, origins: Sequence[Origin] = ()
+    ) -> InputError:
+        """Turn what the assembler said into an error that names the lines of the source."""
+        places = []
+
+        def original(match: re.Match[str]) -> str:
+            number = int(match[1])
+            if number <= len(origins):
+                origin = origins[number - 1]
+                places.append(origin.line if origin.own else None)
+                return f"{origin.path}:{origin.line}:"
+            places.append(number)
+            return f"{self.path}:{number}:"
+
+        said = re.sub(re.escape(temporary) + r":(\d+):", original, error.output)
+        said = said.replace(temporary, self.path).strip()
         return InputError(
-            Place(self.path, line),
+            Place(self.path, next((line for line in places if line), None)),
             f"the assembler refuses it (exit code {error.returncode}):\n{said[:4000]}",
             "a source that assembles",
             "mend it, or give the flags that it needs after --, such as -- -m32 -Iinclude",
@@ -243,16 +266,12 @@ class AssemblySource:
                 number = symbol.name[len(prefix) :]
                 if number.isdigit():
                     places[int(number)] = (symbol.section_index, symbol.address)
-        same = {
-            section.index: index for index, section in enumerate(labelled.sections) if section.alloc
-        }
+        alloc = {section.index for section in labelled.sections if section.alloc}
         count = len(result.clean)
         result.sections = [None] * count
         result.addresses = [None] * count
         ordered = sorted(places.items())
         for position, (line, (section, address)) in enumerate(ordered):
-            if section not in same:
-                continue
             if line < count:
                 result.sections[line] = section
                 result.addresses[line] = address
@@ -260,7 +279,10 @@ class AssemblySource:
                 continue
             _, (next_section, end) = ordered[position + 1]
             if next_section == section and end > address:
-                result.spans.append(Span(address, end, line))
+                if section in alloc:
+                    result.spans.append(Span(address, end, line))
+                else:
+                    result.data_spans.append((section, Span(address, end, line)))
         result.spans.sort(key=lambda span: span.begin)
 
 
