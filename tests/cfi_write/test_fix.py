@@ -251,6 +251,19 @@ def test_a_macro_that_hides_instructions_is_reported() -> None:
     assert "\t.cfi_def_cfa_offset 24\n" in result.new_text
 
 
+def test_statements_that_share_a_line_are_split() -> None:
+    text = "\t.globl k\nk:\tpush %rbx; push %r12 # both\n\tcall g\n\tpop %r12; pop %rbx\n\tret\n"
+    result = fix_source(source(text))
+    assert result.refused == []
+    assert result.old_text == text
+    assert result.new_text.split("\n")[1:9] == [
+        "k:", "\t.cfi_startproc", "\tpush %rbx", "\t.cfi_def_cfa_offset 16",
+        "\t.cfi_offset %rbx, -16", "\tpush %r12 # both", "\t.cfi_def_cfa_offset 24",
+        "\t.cfi_offset %r12, -24",
+    ]  # fmt: skip
+    assert_no_wrong(result.new_text)
+
+
 def test_code_of_an_included_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "body.h").write_text("\tpush %rbx\n\tcall g\n\tpop %rbx\n\tret\n")
     path = tmp_path / "main.S"

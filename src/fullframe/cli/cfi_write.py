@@ -51,6 +51,18 @@ def add_commands(commands: Any) -> None:
         "again and must have the same rule at every instruction.",
     )
     decode.set_defaults(handler=_decode)
+    encode = _source_command(
+        commands,
+        "encode",
+        "turn CFI directives into data, for an assembler without .cfi_*",
+        "Turns the .cfi_* directives of FILE into data in .eh_frame (and .debug_frame, where "
+        ".cfi_sections asks for it): as GNU directives, or for NASM and YASM sources (.asm, "
+        ".nasm) as db and dd. The outcome is assembled again and compared.",
+    )
+    encode.add_argument(
+        "--syntax", choices=("gnu", "nasm"), help="of FILE, if its name does not tell"
+    )
+    encode.set_defaults(handler=_encode)
     fix = _source_command(
         commands,
         "fix",
@@ -100,6 +112,21 @@ def _decode(arguments: argparse.Namespace) -> int:
     from fullframe.cfi.write.decode import decode_source
 
     return _convert(arguments, decode_source)
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    from fullframe.report.cfi_write import write_conversion
+
+    nasm = arguments.file.endswith((".asm", ".nasm")) or arguments.syntax == "nasm"
+    if not nasm or arguments.syntax == "gnu":
+        from fullframe.cfi.write.encode import encode_source
+
+        return _convert(arguments, encode_source)
+    from fullframe.cfi.write.encode_nasm import encode_nasm
+    from fullframe.cfi.write.source import read_text
+
+    text = read_text(arguments.file)
+    return finish(arguments, encode_nasm(arguments.file, text, arguments.flags), write_conversion)
 
 
 def _fix(arguments: argparse.Namespace) -> int:

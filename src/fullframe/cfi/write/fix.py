@@ -29,6 +29,7 @@ from fullframe.cfi.write.lines import (
     directive_lines,
     register_prefix,
 )
+from fullframe.cfi.write.normalize import can_be_split, renumbered, split_lines
 from fullframe.cfi.write.patch import Patch, indentation
 from fullframe.cfi.write.source import Assembled, AssemblySource, loaded_bytes
 from fullframe.cfi.write.spelling import insert, spelled
@@ -79,6 +80,20 @@ def fix_source(source: AssemblySource) -> Conversion:
         InputError: the source cannot be assembled.
     """
     assembled = source.assemble()
+    result = _fix(source, assembled)
+    crowded = {
+        item.line
+        for item in result.refused
+        if item.line is not None and can_be_split(source, assembled, item.line)
+    }
+    if not crowded:
+        return result
+    split, origins = split_lines(source, crowded)
+    again = _fix(split, split.assemble())
+    return renumbered(again, source, origins)
+
+
+def _fix(source: AssemblySource, assembled: Assembled) -> Conversion:
     plans, conversion = _plans(source, assembled)
     for _ in range(_MOST_ROUNDS):
         merged = _merge([plan.patch for plan in plans])
