@@ -72,6 +72,21 @@ def add_commands(commands: Any) -> None:
         "The outcome is assembled again and proved.",
     )
     fix.set_defaults(handler=_fix)
+    _add_attach(commands)
+
+
+def _add_attach(commands: Any) -> None:
+    attach = commands.add_parser(
+        "attach",
+        help="add CFI to an object that has none",
+        description="Makes .eh_frame for the functions of IN that have none, from what their code "
+        "does; nothing else in the object changes. Functions that cannot be done are left out "
+        "and listed, with exit code 1.",
+    )
+    attach.add_argument("file", metavar="IN", help="a relocatable object")
+    attach.add_argument("-o", "--output", metavar="OUT", required=True, help="the new object")
+    attach.add_argument("--json", action="store_true", help="print one JSON object")
+    attach.set_defaults(handler=_attach)
 
 
 def _source_command(commands: Any, name: str, help_text: str, description: str) -> FlagsParser:
@@ -133,6 +148,22 @@ def _fix(arguments: argparse.Namespace) -> int:
     from fullframe.cfi.write.fix import fix_source
 
     return _convert(arguments, fix_source)
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    from fullframe.cfi.write.attach import attach
+    from fullframe.files import write_atomically
+    from fullframe.report.cfi_write import attached_json, write_attached
+
+    result = attach(arguments.file)
+    if result.functions:
+        write_atomically(arguments.output, result.data)
+    if arguments.json:
+        json.dump(attached_json(result, arguments.output), sys.stdout, indent=1)
+        print()
+    else:
+        write_attached(sys.stdout, result, arguments.output)
+    return EXIT_FINDINGS if result.left_out else EXIT_OK
 
 
 def _convert(arguments: argparse.Namespace, convert: Callable[[AssemblySource], Conversion]) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import IO, Any
 
+from fullframe.cfi.write.attach import Attached, LeftOut
 from fullframe.cfi.write.compare import Difference
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.directives import Unwind
 from fullframe.report.console import printable
 
 CONVERSION_SCHEMA = 1
+ATTACH_SCHEMA = 1
 
 
 def conversion_json(result: Conversion) -> dict[str, Any]:
@@ -38,6 +40,38 @@ def _rules(rules: Unwind | None) -> str | None:
         return None
     registers = ", ".join(f"r{number}: {rule!r}" for number, rule in sorted(rules.told().items()))
     return f"CFA: {rules.cfa!r}; {registers}"
+
+
+def attached_json(result: Attached, output: str) -> dict[str, Any]:
+    """Return the JSON object of ``cfi attach``.
+
+    ``left_out`` and ``remarks`` have ``name``, ``place`` and ``reason``.
+    """
+    return {
+        "schema": ATTACH_SCHEMA,
+        "path": result.path,
+        "output": output if result.functions else None,
+        "functions": result.functions,
+        "boundaries": result.boundaries,
+        "left_out": [_left_out(item) for item in result.left_out],
+        "remarks": [_left_out(item) for item in result.remarks],
+    }
+
+
+def _left_out(item: LeftOut) -> dict[str, str]:
+    return {"name": item.name, "place": item.place, "reason": item.reason}
+
+
+def write_attached(out: IO[str], result: Attached, output: str) -> None:
+    """Write what was attached, and to what not and why."""
+    for title, items in (("left out", result.left_out), ("remark", result.remarks)):
+        for item in items:
+            name = printable(item.name)
+            out.write(f"{printable(result.path)}: {item.place}: {name}: {title}: {item.reason}\n")
+    total = len(result.functions) + len(result.left_out)
+    done = f"{len(result.functions)} of {total} functions, {result.boundaries} boundaries"
+    where = f"written to {printable(output)}" if result.functions else "nothing written"
+    out.write(f"{done}; {where}\n")
 
 
 def write_conversion(

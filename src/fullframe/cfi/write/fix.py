@@ -194,7 +194,7 @@ def _plan(
     line = line_of(assembled, function.begin)
     own = {row.address: Unwind(row.cfa, row.registers) for row in made.rows}
     starts = sorted(own)
-    hopeless = next((gap for gap in made.gaps if "CFA" in gap.reason), None)
+    hopeless = next((gap for gap in made.gaps if gap.is_contradiction), None)
     if not starts or (hopeless is not None and fde is None):
         gap = hopeless or made.gaps[0]
         raise RefusedError(

@@ -9,6 +9,7 @@ from fullframe.cfi.write.follow import Followed, FunctionFollower
 from fullframe.cfi.write.functions import Function
 from fullframe.cfi.write.rule_choice import RuleChooser, Rules, Style
 from fullframe.elf.image import Image
+from fullframe.track.listing import STOP
 
 
 @dataclass(slots=True)
@@ -19,11 +20,14 @@ class Gap:
         begin: its first address.
         end: the address after it.
         reason: why.
+        is_contradiction: control is seen to come here, and yet nothing can be said; otherwise
+            nothing is seen to come here.
     """
 
     begin: int
     end: int
     reason: str
+    is_contradiction: bool = False
 
 
 @dataclass(slots=True)
@@ -86,6 +90,11 @@ def _rows_of(image: Image, followed: Followed, chooser: RuleChooser, style: Styl
     begin = listing.begin
     result = Synthesized(followed.function)
     starts = listing.starts
+    no_instruction = {
+        index
+        for index, kind, payload in listing.events
+        if kind == STOP and payload == "bytes that are no instruction"
+    }
     current: Rules | None = None
     for index, start in enumerate(starts):
         address = begin + start
@@ -101,9 +110,12 @@ def _rows_of(image: Image, followed: Followed, chooser: RuleChooser, style: Styl
         if state is None:
             _gap(result, address, end, "no visible edge leads here")
             continue
+        if index in no_instruction:
+            _gap(result, address, end, "control comes to bytes that are no instruction", True)
+            continue
         rules = chooser.rules(state, style)
         if rules.cfa is None:
-            _gap(result, address, end, "the CFA cannot be found from any register")
+            _gap(result, address, end, "the CFA cannot be found from any register", True)
             continue
         for register in rules.doubts:
             result.doubts.append((address, image.machine.register_names[register]))
@@ -116,12 +128,14 @@ def _rows_of(image: Image, followed: Followed, chooser: RuleChooser, style: Styl
     return result
 
 
-def _gap(result: Synthesized, begin: int, end: int, reason: str) -> None:
+def _gap(
+    result: Synthesized, begin: int, end: int, reason: str, is_contradiction: bool = False
+) -> None:
     last = result.gaps[-1] if result.gaps else None
     if last is not None and last.end == begin and last.reason == reason:
         last.end = end
     else:
-        result.gaps.append(Gap(begin, end, reason))
+        result.gaps.append(Gap(begin, end, reason, is_contradiction))
 
 
 __all__ = ["Gap", "Synthesized", "synthesize"]
