@@ -1,4 +1,4 @@
-"""``fullframe cfi``: check and show call-frame information."""
+"""``fullframe cfi``: check, show and write call-frame information."""
 
 from __future__ import annotations
 

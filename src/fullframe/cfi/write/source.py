@@ -194,6 +194,15 @@ class AssemblySource:
         self._locate(result, labelled, prefix)
         return result
 
+    def preprocessed(self) -> list[str]:
+        """Return the preprocessed lines, without line markers.
+
+        Raises:
+            InputError: the preprocessor refuses the source.
+        """
+        with tempfile.TemporaryDirectory(prefix="fullframe-") as name:
+            return self._preprocess(Path(name))[0]
+
     def _preprocess(self, directory: Path) -> tuple[list[str], list[Origin]]:
         if not self.is_preprocessed:
             lines = [_without_positions(line) for line in self.lines]
