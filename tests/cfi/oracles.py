@@ -163,6 +163,13 @@ class Notation:
     def row(self, cfa, registers, return_register) -> str:
         raise NotImplementedError
 
+    def register(self, number: int) -> str:
+        """Name a register; functions with the Windows ABI save vector registers too."""
+        first_vector = 17 if self.machine.bits == 64 else 21
+        if first_vector <= number < first_vector + (16 if self.machine.bits == 64 else 8):
+            return f"xmm{number - first_vector}"
+        return self.machine.dwarf_name(number)
+
 
 class ReadelfNotation(Notation):
     """``rsp+16 rbx=c-16 ra=c-8``, without the registers that have no rule.
@@ -178,7 +185,7 @@ class ReadelfNotation(Notation):
         else:
             text = "exp"
         for number in sorted(registers):
-            name = "ra" if number == return_register else self.machine.dwarf_name(number)
+            name = "ra" if number == return_register else self.register(number)
             cell = self.cell(registers[number])
             text += f" {name}={cell}" if cell else ""
         return text
@@ -216,7 +223,7 @@ class LlvmNotation(Notation):
         return f"{text}: {', '.join(cells)}" if cells else text
 
     def name(self, number):
-        name = self.machine.dwarf_name(number)
+        name = self.register(number)
         return f"reg{number}" if name.startswith("r#") else name.upper()
 
     def expression(self, code):

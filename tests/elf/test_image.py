@@ -323,8 +323,9 @@ def test_lazy_stubs_with_indirect_branch_tracking():
     image = Image.open(path)
     plt = image.section(".plt")
     assert image.section(".plt.sec") is not None
-    names = {image.import_at_plt(address) for address in range(plt.address, plt.end, 16)}
-    assert "puts" in names
+    for section in (plt, image.section(".plt.sec")):
+        stubs = range(section.address, section.end, 16)
+        assert "puts" in {image.import_at_plt(address) for address in stubs}
 
 
 def test_symbol_lookup():
@@ -337,6 +338,8 @@ def test_symbol_lookup():
     writer.symbol("label", 0x1030, text, 0, kind=0)
     writer.symbol("bare", 0x1080, text, 0, kind=0)
     writer.symbol("weak_alias", 0x1010, text, 0x40, binding=2)
+    writer.symbol("oo", 0x1010, text, 0x40, kind=0)
+    writer.symbol("o", 0x1010, text, 0x40, binding=0)
     writer.symbol("object", 0x2000, data, 8, kind=1)
     writer.symbol("note", 0x2008, data, 0, kind=0)
     writer.symbol("undefined", 0, 0)
@@ -344,7 +347,7 @@ def test_symbol_lookup():
     writer.symtab()
     image = Image.from_bytes(writer.build(), "sample.so")
     names = [symbol.name for symbol in image.function_symbols()]
-    assert names == ["outer", "weak_alias", "inner", "label", "bare"]
+    assert names == ["o", "oo", "outer", "weak_alias", "inner", "label", "bare"]
     assert image.name_of(0x1010) == "outer"
     assert image.name_of(0x1018) == "outer+0x8"
     assert image.name_of(0x1024) == "inner+0x4"

@@ -13,8 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
-from iced_x86 import Decoder, Mnemonic, OpKind, Register
-
 from fullframe.cfi.claims import (
     CFA_COLUMN,
     PROVED,
@@ -30,11 +28,14 @@ from fullframe.cfi.context import (
     ImageCode,
     StraightContext,
     is_fragment,
+    is_stub,
 )
+from fullframe.cfi.entries import called
 from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.handover import Handover, coarsened, made_uncertain
 from fullframe.cfi.premises import premise, signal_entry
+from fullframe.cfi.trampolines import Trampoline, find_trampoline
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
 from fullframe.track.calls import Callees
@@ -45,6 +46,8 @@ from fullframe.track.state import State, StateSpace
 from fullframe.track.straight import StraightFlow, StraightFollower
 from fullframe.x86.registers import IP, Machine
 
+#: Encodings of syscall and int $0x80.
+_SYSTEM_CALLS = (b"\x0f\x05", b"\xcd\x80")
 #: A function is followed at most this often as other functions' jumps into it come to light.
 _MOST_VISITS = 12
 
@@ -121,6 +124,7 @@ class FunctionResult:
             follows from a premise contradicts the claim at a place that was already followed.
         exits: (address outside the function, where the jump is) to the state on arrival.
         coarse: proved in the coarse space; there are no runs then, all is proved.
+        trampoline: the signal trampoline that the function is, or None.
     """
 
     fde: Fde
@@ -131,6 +135,24 @@ class FunctionResult:
     contradictions: list[tuple[int, int, Verdict]] = field(default_factory=list)
     exits: dict[tuple[int, int], State] = field(default_factory=dict)
     coarse: bool = False
+    trampoline: Trampoline | None = None
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether this is a signal trampoline whose CIE does not say so."""
+        return self.trampoline is not None and not self.fde.cie.is_signal_frame
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether this is a signal trampoline whose CFI does not begin before it."""
+        return self.trampoline is not None and self.trampoline.lead_bytes == 0
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(
+            self.tally[Answer.WRONG] or self.contradictions or self.unmarked or self.unprotected
+        )
 
 
 class ImageChecker:
@@ -153,6 +175,7 @@ class ImageChecker:
         self.tables = read_frames(image)
         self.fdes = _distinct(self.tables)
         self.code = ImageCode(image, self.fdes)
+        self._called: frozenset[int] = frozenset()
         self.callees = Callees(self.code, self.engine.coarse)
         self.handover = Handover(self.code, self.engine.book, self.engine.precise.space)
 
@@ -161,22 +184,41 @@ class ImageChecker:
     def check_function(self, fde: Fde) -> FunctionResult:
         """Follow one function and judge its rows; raises InputError if its bytes are missing."""
         body, rows, begin = self._parts(fde)
-        if not self.thorough:
+        trampoline = self._trampoline(fde, self.code.code_of(fde))
+        if not self.thorough and trampoline is None:
             proved = self._prove_straight(fde, body, rows, begin)
             if proved is not None:
                 return proved
             self._sharpen_arrivals(fde)
-        return self._visit(fde, body, rows, self.engine.precise, begin)
+        result = self._visit(fde, body, rows, self.engine.precise, begin, trampoline)
+        if trampoline is not None and begin > fde.begin:
+            self._judge_lead(result, trampoline, rows)
+        return result
 
     def _parts(self, fde: Fde) -> tuple[bytes, ClaimRows, int]:
         """Return an FDE's code, its claims by offset in that code, and the code's address."""
         body = self.code.code_of(fde)
         rows = self.engine.rows_of(fde)
-        lead = self._lead_bytes(fde, body)
+        trampoline = self._trampoline(fde, body)
+        lead = trampoline.lead_bytes if trampoline is not None else 0
         if lead:
             body = body[lead:]
             rows = [(max(0, offset - lead), claim) for offset, claim in rows]
         return body, rows, fde.begin + lead
+
+    def _judge_lead(self, result: FunctionResult, trampoline: Trampoline, rows: ClaimRows) -> None:
+        """Judge the row of the byte before a trampoline, which a handler's unwind looks up."""
+        begin = result.listing.begin
+        space = self.engine.precise.space
+        state = signal_entry(space, trampoline.number)
+        if state is None or len(rows) < 2 or rows[1][0] > 0:
+            return  # one row covers both
+        verdict = self.engine.book.judge(space, state, rows[0][1], begin)
+        if verdict is not PROVED:
+            reason = "the row of the byte before the trampoline; " + _reason(verdict)
+            result.runs.insert(0, Run(0, 1, verdict, reason, state, rows[0][1]))
+            result.tally[verdict.answer] += 1
+            result.boundaries += 1
 
     def _sharpen_arrivals(self, fde: Fde) -> None:
         """Follow precisely what jumps into an FDE, so that the FDE can be judged precisely."""
@@ -273,30 +315,34 @@ class ImageChecker:
                 next_row = begin + rows[row + 1][0] if row < last else end
         return True
 
-    def _lead_bytes(self, fde: Fde, body: bytes) -> int:
-        """Return how far an FDE starts before its code.
-
-        Unwinders look one byte before the return address; a signal trampoline is "returned to"
-        at its first instruction, so its FDE starts one byte early, inside whatever is there
-        (GNU C library, sigreturn trampolines; Linux vDSO).
-        """
-        if not fde.cie.is_signal_frame:
-            return 0
-        for lead in (1, 0):
-            if _loaded_number(self.engine.machine, body[lead : lead + 24]) in (15, 119, 173):
-                return lead
-        return 0
+    def _trampoline(self, fde: Fde, body: bytes) -> Trampoline | None:
+        """Recognise a signal trampoline, whether the CIE says that it is one or not."""
+        believed = fde.cie.is_signal_frame
+        if not believed and not any(call in body[:24] for call in _SYSTEM_CALLS):
+            return None
+        return find_trampoline(self.engine.machine, body[:32], believed=believed)
 
     def _visit(
-        self, fde: Fde, body: bytes, rows: ClaimRows, classifier: Classifier, begin: int
+        self,
+        fde: Fde,
+        body: bytes,
+        rows: ClaimRows,
+        classifier: Classifier,
+        begin: int,
+        trampoline: Trampoline | None = None,
     ) -> FunctionResult:
         engine = self.engine
         listing = decode(classifier, body, begin)
         context = FunctionContext(self.code, fde, body, rows, engine.book, classifier, self.callees)
         follower = Follower(classifier, context)
         flow = follower.start(listing)
-        seeds = self._seeds(fde, listing, rows, classifier, context)
+        if trampoline is not None:
+            state = signal_entry(classifier.space, trampoline.number)
+            seeds = [] if state is None else [(0, state)]
+        else:
+            seeds = self._seeds(fde, listing, rows, classifier, context)
         follower.follow(flow, seeds)
+        self._follow_excused(follower, flow, context)
         unsolved = self._follow_premises(follower, flow, context, body)
         runs = self._judge(flow, rows, classifier.space)
         runs += unsolved
@@ -306,6 +352,7 @@ class ImageChecker:
             tally[run.verdict.answer] += run.end - run.begin
         result = FunctionResult(fde, listing, runs, sum(tally.values()), tally)
         result.exits = flow.exits
+        result.trampoline = trampoline
         for source, target, state in flow.contradicted:
             claim = context.claim_at(listing.starts[target])
             if claim is None:
@@ -328,8 +375,7 @@ class ImageChecker:
         book = self.engine.book
         seeds = []
         if fde.cie.is_signal_frame:
-            state = self._signal_state(listing, space)
-            return [] if state is None else [(0, state)]
+            return []
         entry_state = space.function_entry()
 
         def enters(offset: int) -> bool:
@@ -343,9 +389,11 @@ class ImageChecker:
         arrivals = self.handover.at(fde)
         section = self.image.section_at(fde.begin)
         if section is not None and section.name.startswith(".plt"):
-            stride = 16 if len(listing.starts) > 2 and (fde.end - fde.begin) % 16 == 0 else 8
-            for offset in range(0, fde.end - fde.begin, stride):
-                if enters(offset) and listing.index_of(offset) is not None:
+            body = self.code.code_of(fde)
+            for offset in range(0, fde.end - fde.begin, 8):
+                if listing.index_of(offset) is not None and (
+                    is_stub(self.engine.machine, body[offset : offset + 16]) or enters(offset)
+                ):
                     seeds.append((offset, entry_state))
         elif (
             not rows
@@ -362,6 +410,8 @@ class ImageChecker:
 
     def _is_function(self, fde: Fde, arrivals: set[int]) -> bool:
         """Decide whether an FDE whose first row is not that of a called function is one."""
+        if fde.begin in self._called:
+            return True
         if fde.begin in arrivals:
             return False
         symbol = self.image.symbol_at(fde.begin)
@@ -373,11 +423,26 @@ class ImageChecker:
             and ".cold" not in symbol.name
         )
 
-    def _signal_state(self, listing: Listing, space: StateSpace) -> State | None:
-        """Recognise a signal trampoline by the system-call number that it loads."""
-        body = bytes(self.image.read(listing.begin, min(24, listing.end - listing.begin)))
-        number = _loaded_number(self.engine.machine, body)
-        return None if number is None else signal_entry(space, number)
+    def _follow_excused(self, follower: Follower, flow: Flow, context: FunctionContext) -> None:
+        """Follow calls that were taken not to return, where nothing else leads behind them.
+
+        A compiler puts code behind a call that does not return only if control arrives there
+        from elsewhere; the same holds for landing pads that no call agrees with. Where jumps
+        go that cannot be seen, elsewhere may be anywhere.
+        """
+        tried: set[int] = set()
+        while not flow.blind:
+            left = sorted(set(context.excused) - tried)
+            if not left:
+                break
+            offset = left[0]
+            tried.add(offset)
+            index = flow.listing.index_of(offset)
+            if index is None or any(
+                leader <= index < stop for leader, (_, stop) in flow.pieces.items()
+            ):
+                continue
+            follower.follow(flow, [(offset, state) for state in context.excused[offset]])
 
     def _follow_premises(
         self, follower: Follower, flow: Flow, context: FunctionContext, body: bytes
@@ -508,7 +573,9 @@ class ImageChecker:
         done: dict[int, FunctionResult] = {}
         visits: dict[int, int] = {}
         # Fragments last: by then what jumps into them has been followed.
-        queue = deque(sorted(self.fdes, key=self._comes_last))
+        last = {fde.begin for fde in self.fdes if self._comes_last(fde)}
+        self._called = called(self.code, last)
+        queue = deque(sorted(self.fdes, key=lambda fde: fde.begin in last))
         queued = {fde.begin for fde in self.fdes}
         while queue:
             fde = queue.popleft()
@@ -540,21 +607,6 @@ class ImageChecker:
 
 
 _ASSUMED = Verdict(Answer.ASSUMED)
-
-
-def _loaded_number(machine: Machine, body: bytes) -> int | None:
-    """Return the number that the first few instructions load into the accumulator."""
-    for count, instruction in enumerate(Decoder(machine.bits, body)):
-        if count == 3:
-            break
-        if instruction.mnemonic == Mnemonic.MOV and instruction.op0_register in (
-            Register.EAX,
-            Register.RAX,
-        ):
-            if instruction.op1_kind in (OpKind.REGISTER, OpKind.MEMORY):
-                break
-            return int(instruction.immediate(1)) & 0xFFFFFFFF
-    return None
 
 
 def _reason(verdict: Verdict) -> str:
@@ -597,7 +649,7 @@ def check_image(image: Image, engine: Engine | None = None) -> FileReport:
         report.wrong += result.tally[Answer.WRONG]
         report.assumed += result.tally[Answer.ASSUMED]
         report.cannot_tell += result.tally[Answer.CANNOT_TELL]
-        if result.tally[Answer.WRONG] or result.contradictions:
+        if result.has_findings:
             report.findings += findings_of(checker, result)
         if result.tally[Answer.ASSUMED] or result.tally[Answer.CANNOT_TELL]:
             report.doubtful += _doubtful(checker, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-from iced_x86 import Decoder, Mnemonic, OpKind, Register
+from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind, Register
 
 from fullframe.cfi.claims import Answer, Claim, ClaimBook
 from fullframe.cfi.frames import Fde
@@ -18,7 +18,7 @@ from fullframe.track.jump_tables import TableReader
 from fullframe.track.listing import Listing, is_filler
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import CFA_REGION, Address, entry
-from fullframe.x86.registers import SP
+from fullframe.x86.registers import SP, Machine
 
 #: (offset from the function's begin, claim from there on), ascending.
 ClaimRows = list[tuple[int, Claim]]
@@ -286,6 +286,10 @@ class FunctionContext:
         self._sites: CallSites | None = None
         #: Why calls were taken not to return: index to "name", "code" or "shape of the CFI".
         self.noreturn: dict[int, str] = {}
+        #: Offsets where a call would come back to, or an exception land, in a state that
+        #: contradicts the row there, to those states; they were left out, which is right only
+        #: if control arrives there in another way.
+        self.excused: dict[int, set[State]] = {}
         self._in_plt = code.in_lazy_plt(fde)
 
     def claim_at(self, offset: int) -> Claim | None:
@@ -320,9 +324,11 @@ class FunctionContext:
             kept = self._callees.kept(target)
             if kept:
                 usual = classifier.call_that_keeps(kept)
-        return self._by_shape(listing, index, state, usual)
+        return self._by_shape(listing, index, target, state, usual)
 
-    def _by_shape(self, listing: Listing, index: int, state: State, usual: Effect) -> Effect | None:
+    def _by_shape(
+        self, listing: Listing, index: int, target: int | None, state: State, usual: Effect
+    ) -> Effect | None:
         """Judge a call by the rows around it, where the callee is not known.
 
         A compiler that knows that a call does not return puts the code of another path, with
@@ -346,13 +352,15 @@ class FunctionContext:
             return usual
         if book.judge(space, state, before, listing.begin + here).answer is not Answer.PROVED:
             return usual
-        if space.machine.bits == 32:
+        pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
+        if space.machine.bits == 32 and following == index + 1 and not pops_nothing:
             for popped_bytes in range(4, 68, 4):
                 effect = classifier.call_that_pops(popped_bytes)
                 popped = effect.after(space, state)
                 if book.judge(space, popped, after, address).answer is Answer.PROVED:
                     return effect
         self.noreturn[index] = "shape of the CFI"
+        self.excused.setdefault(there, set()).add(returned)
         return None
 
     def _is_filler(self, listing: Listing, index: int) -> bool:
@@ -423,6 +431,8 @@ class FunctionContext:
                 is not Answer.WRONG
             ):
                 kept.append((pad, popped_bytes))
+            else:
+                self.excused.setdefault(pad, set()).add(landed)
         return tuple(kept)
 
     def _landing_pads(self, listing: Listing, index: int) -> tuple[tuple[int, int], ...]:
@@ -461,6 +471,26 @@ def is_fragment(fde: Fde, book: ClaimBook, space: StateSpace) -> bool:
     claim = book.claim(cfa, registers)
     verdict = book.judge(space, space.function_entry(), claim, fde.begin)
     return verdict.answer is not Answer.PROVED
+
+
+def is_stub(machine: Machine, body: bytes) -> bool:
+    """Return whether code is that of a PLT stub, which callers enter: it jumps through a slot.
+
+    Where indirect branches are tracked, the stub that binds lazily pushes its number instead.
+    What all such stubs share pushes from memory, and is not called.
+    """
+    marked = False
+    for instruction in Decoder(machine.bits, body):
+        if instruction.mnemonic in (Mnemonic.ENDBR32, Mnemonic.ENDBR64) and not marked:
+            marked = True
+            continue
+        if instruction.mnemonic == Mnemonic.PUSH:
+            return marked and instruction.op0_kind not in (OpKind.MEMORY, OpKind.REGISTER)
+        return (
+            instruction.flow_control == FlowControl.INDIRECT_BRANCH
+            and instruction.op0_kind == OpKind.MEMORY
+        )
+    return False
 
 
 def is_like_entry(callee_saved: tuple[int, ...], state: State) -> bool:

@@ -49,6 +49,7 @@ def check_file(path: str) -> FileReport:
             error=f"{path}: nested too deeply to be followed",
         )
     finally:
+        gc.collect(1)  # the image refers to its readers, and they to it
         if collecting:
             gc.enable()
 

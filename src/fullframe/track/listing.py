@@ -27,12 +27,14 @@ from fullframe.track.classify import (
     DIRECT_CALL,
     DISMISSED,
     FLOW,
+    NEAR_JUMP,
+    RETURN,
     UNSEEN,
     WRITES_OPERAND_0,
     Classifier,
 )
 
-_FLOWS: Final = frozenset({FLOW, CONDITIONAL_BRANCH, DIRECT_CALL})
+_FLOWS: Final = frozenset({FLOW, CONDITIONAL_BRANCH, DIRECT_CALL, NEAR_JUMP, RETURN})
 
 # Kinds of events. The payload is in parentheses.
 EFFECT: Final = 1  #: the state changes (the Effect)
@@ -151,7 +153,7 @@ def decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
             else:
                 events.append((index, CALL, begin + target))
             continue
-        elif level == FLOW:
+        elif level >= FLOW:
             _flow_event(listing, classifier, instruction, index, targets)
             continue
         elif level == UNSEEN:

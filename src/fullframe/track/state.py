@@ -16,12 +16,14 @@ from fullframe.track.values import (
     CFA_REGION,
     OTHER,
     UNKNOWN,
+    VAGUE,
     Address,
     Derived,
     Entry,
     Region,
     Value,
     address,
+    either,
     entry,
     is_joined,
     joined,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 Slots = dict[tuple[Region, int], Value]
 
 #: States kept before the space starts afresh: bounds memory on hostile or enormous input.
-_MOST_STATES = 400_000
+_MOST_STATES = 40_000
 
 
 class State:
@@ -70,11 +72,16 @@ class State:
         return self.registers[SP]
 
     def word_at(self, place: Value) -> Value:
-        """Return the word at an address: a tracked value, ``OTHER`` or ``UNKNOWN``."""
+        """Return the word at an address: a tracked value, ``OTHER``, or a vague one."""
         if isinstance(place, Address):
-            unnamed = UNKNOWN if is_joined(place.region) else OTHER
-            return self.slots.get((place.region, place.offset_bytes), unnamed)
-        return UNKNOWN if place is UNKNOWN or isinstance(place, Derived) else OTHER
+            found = self.slots.get((place.region, place.offset_bytes))
+            return _unnamed(place.region) if found is None else found
+        return UNKNOWN if place in VAGUE or isinstance(place, Derived) else OTHER
+
+
+def _unnamed(region: Region) -> Value:
+    """What a slot of a region holds that no state names."""
+    return UNKNOWN if is_joined(region) else OTHER
 
 
 class StateSpace:
@@ -123,29 +130,29 @@ class StateSpace:
         machine = self.machine
         word = machine.word_bytes
         registers: list[Value] = [OTHER] * 16
-        for register in machine.callee_saved:
+        for register in range(2 * machine.word_bytes) if self.precise else machine.callee_saved:
             registers[register] = entry(register)
         registers[SP] = address(CFA_REGION, -word * pushed_words)
         return self.make(tuple(registers), {(CFA_REGION, -word): entry(IP)})
 
     def join(self, one: State, other: State) -> State:
-        """Return what holds in both states; where they disagree, ``UNKNOWN``."""
+        """Return what holds in both states; see :func:`fullframe.track.values.either`."""
         found = one.joined.get(other)
         if found is None and not self.precise:
             found = one.joined[other] = self._join_coarsely(one, other)
         if found is None:
             registers = tuple(
-                a if a is b else UNKNOWN
+                a if a is b else either(a, b)
                 for a, b in zip(one.registers, other.registers, strict=True)
             )
             slots = {
-                key: value if other.slots.get(key) is value else UNKNOWN
+                key: either(value, other.slots.get(key, _unnamed(key[0])))
                 for key, value in one.slots.items()
             }
-            for key in other.slots:
+            for key, value in other.slots.items():
                 if key not in slots:
-                    slots[key] = UNKNOWN
-            if registers[SP] is UNKNOWN:
+                    slots[key] = either(value, _unnamed(key[0]))
+            if registers[SP] in VAGUE:
                 registers = self._join_stacks(one, other, registers, slots)
             found = one.joined[other] = self.make(registers, slots)
         return found

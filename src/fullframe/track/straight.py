@@ -23,6 +23,8 @@ from fullframe.track.classify import (
     DIRECT_CALL,
     DISMISSED,
     FLOW,
+    NEAR_JUMP,
+    RETURN,
     UNSEEN,
     WRITES_OPERAND_0,
     Classifier,
@@ -161,6 +163,12 @@ class StraightFollower:
             level = relevance[instruction.code]
             if level == DISMISSED:
                 continue
+            if level == WRITES_OPERAND_0:
+                register = instruction.op0_register
+                if not tracked_register[register] and (
+                    register or not tracked_base[instruction.memory_base]
+                ):
+                    continue
             here = starts[-1]
             while next_leader <= here:
                 heappop(pending)
@@ -184,12 +192,12 @@ class StraightFollower:
                 level = classifier.look_at_code(instruction)
                 if level == DISMISSED:
                     continue
-            if level == WRITES_OPERAND_0:
-                register = instruction.op0_register
-                if not tracked_register[register] and (
-                    register or not tracked_base[instruction.memory_base]
-                ):
-                    continue
+                if level == WRITES_OPERAND_0:
+                    register = instruction.op0_register
+                    if not tracked_register[register] and (
+                        register or not tracked_base[instruction.memory_base]
+                    ):
+                        continue
             if state is None:
                 # Fillers that end a path (int3, ud2) may stand in a gap; nothing else.
                 if level == FLOW and self._is_filler_at(code, here - begin):
@@ -207,8 +215,29 @@ class StraightFollower:
                     state = settled
                     changes.append((here, state))
             if level == CONDITIONAL_BRANCH:
+                target = instruction.near_branch_target
+                if here < target < end:
+                    known = arriving.get(target)
+                    if known is None:
+                        arriving[target] = state
+                        heappush(pending, target)
+                        if target < next_leader:
+                            next_leader = target
+                    elif known is not state:
+                        arriving[target] = join(known, state)
+                elif begin <= target <= here:
+                    backward.append((target, state))
+                else:
+                    exits.append((target, here, state))
+                continue
+            if level == RETURN:
+                dead_from = instruction.next_ip
+                state = None
+                changes.append((dead_from, None))
+                continue
+            if level == NEAR_JUMP:
                 targets = (instruction.near_branch_target,)
-                leaving = False
+                leaving = True
             elif level == DIRECT_CALL:
                 target = instruction.near_branch_target
                 if begin < target < end:
@@ -251,10 +280,11 @@ class StraightFollower:
                     state = after
                     changes.append((instruction.next_ip, state))
             else:
-                encoding = code[here - begin : here - begin + instruction.len]
-                if encoding in by_encoding:
+                following = instruction.next_ip
+                encoding = code[here - begin : following - begin]
+                try:
                     effect = by_encoding[encoding]
-                else:
+                except KeyError:
                     effect = classifier.effect_of(instruction, encoding)
                 if effect is not None:
                     after = state.following.get(effect)
@@ -262,7 +292,7 @@ class StraightFollower:
                         after = effect.after(space, state)
                     if after is not state:
                         state = after
-                        changes.append((instruction.next_ip, state))
+                        changes.append((following, state))
                 continue
             for target in targets:
                 if here < target < end:
@@ -368,9 +398,6 @@ class StraightFollower:
     ) -> tuple[tuple[int, ...], bool, State] | None:
         """Return (targets, whether control does not go on, state after) of the rarer kinds."""
         flow = instruction.flow_control
-        if flow == FlowControl.UNCONDITIONAL_BRANCH:
-            target = instruction.near_branch_target
-            return ((target,), True, state) if target else None
         if flow in (FlowControl.RETURN, FlowControl.EXCEPTION):
             return (), True, state
         if flow == FlowControl.INDIRECT_CALL:
