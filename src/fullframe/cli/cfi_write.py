@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fullframe.errors import EXIT_FINDINGS, EXIT_OK, UsageError
+from fullframe.errors import EXIT_FINDINGS, EXIT_OK
 
 if TYPE_CHECKING:
     from fullframe.cfi.write.conversion import Conversion
@@ -199,8 +199,9 @@ def finish(
             target=target if written else None,
         )
     if arguments.in_place and failed and result.changed:
-        raise UsageError(
+        print(
             f"{arguments.file} was left as it was, because not everything could be done; "
-            f"use -o FILE to write what could"
+            "-o FILE writes what could",
+            file=sys.stderr,
         )
     return EXIT_FINDINGS if failed or (arguments.check and result.changed) else EXIT_OK
