@@ -228,6 +228,16 @@ def test_signal_trampoline() -> None:
     assert fde.rows()[0].registers[8] is Expression(b"\x74\x3c")
 
 
+def test_an_fde_that_begins_in_the_fill_before_its_code() -> None:
+    """Linux's 32-bit trampolines before 2026: one byte before, in the fill of an alignment."""
+    text = SIGNAL.replace("\tnop\t/* unwinders look one byte before */\n",
+                          "\tret\n\t.balign 16, 0x90\n")  # fmt: skip
+    new = decoded(text, "-m32")
+    assert "\tret\n\t.cfi_startproc simple\n" in new
+    (fde,) = RowMap(source(new, "-m32").assemble().image).fdes
+    assert fde.end - fde.begin == 15 + 8
+
+
 def test_debug_frame_and_every_rule() -> None:
     text = decoded(X86_64)
     assert text.index(".cfi_sections .debug_frame") < text.index(".cfi_startproc")

@@ -294,6 +294,27 @@ def test_code_of_an_included_file_is_reported(tmp_path: Path) -> None:
     assert "body.h:1" in result.refused[0].message
 
 
+@pytest.mark.parametrize(
+    ("flag", "code"),
+    [
+        ("-m64", "\tmov $15, %rax\n\tsyscall\n"),
+        ("-m32", "\tpop %eax\n\tmov $119, %eax\n\tint $0x80\n"),
+        ("-m32", "\tmov $173, %eax\n\tint $0x80\n"),
+    ],
+)
+def test_signal_trampolines_get_the_signal_frame(flag: str, code: str) -> None:
+    text = f"\t.text\n\tret\n\tnop\n\t.globl restore\nrestore:\n{code}"
+    result = fix_source(source(text, flag))
+    assert result.refused == []
+    assert "\tret\n\t.cfi_startproc\n\t.cfi_signal_frame\n\t.cfi_escape 0x0f" in result.new_text
+    image = source(result.new_text, flag).assemble().image
+    (checked,) = ImageChecker(image).results()
+    assert not checked.has_findings
+    assert checked.tally[Answer.PROVED] == checked.boundaries
+    without = fix_source(source(text.replace("\tnop\n", ""), flag))
+    assert "needs a nop of its own" in without.refused[0].message
+
+
 def test_intel_syntax_and_crlf() -> None:
     text = ".intel_syntax noprefix\n.globl f\nf:\n  push rbx\n  call g\n  pop rbx\n  ret\n"
     result = fix_source(source(text.replace("\n", "\r\n"), name="test.s"))

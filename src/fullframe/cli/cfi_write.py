@@ -184,7 +184,9 @@ def finish(
     failed = bool(result.refused or result.differences)
     target = arguments.output or (arguments.file if arguments.in_place else None)
     written = False
-    if target is not None and not result.differences and not (failed and arguments.in_place):
+    # With -o, fix writes what could be done; where nothing could, nothing is written.
+    whole = not failed or (bool(arguments.output) and result.changed)
+    if target is not None and whole and not result.differences:
         data = result.new_text.encode("utf-8", errors="surrogateescape")
         written = write_atomically(target, data)
     if arguments.json:

@@ -32,6 +32,7 @@ from fullframe.cfi.write.source import Assembled, AssemblySource, loaded_bytes, 
 from fullframe.cfi.write.spelling import insert, spelled
 from fullframe.elf.image import Image
 from fullframe.errors import InputError, Place
+from fullframe.track.listing import is_filler
 from fullframe.x86.registers import IP
 
 _SECTIONS = (".eh_frame", ".debug_frame")
@@ -101,9 +102,19 @@ def decode_source(source: AssemblySource) -> Conversion:
         conversion.differences += differences
         # The other way round: nothing is covered now that was not.
         compared, differences = compare_rows(new, old, list(_boundaries(again.image, new.fdes)))
-        conversion.differences += [item for item in differences if item.second is None]
+        conversion.differences += [
+            item
+            for item in differences
+            if item.second is None and not _fills(again.image, item.address)
+        ]
     conversion.new_text = text
     return conversion
+
+
+def _fills(image: Image, address: int) -> bool:
+    end = image.executable_end(address)
+    code = bytes(image.read(address, min(15, end - address))) if end is not None else b""
+    return is_filler(image.machine.bits, code)
 
 
 def _boundaries(image: Image, fdes: list[Fde]) -> Iterator[int]:
@@ -281,7 +292,8 @@ def _annotate(
         UnsayableError: a rule for which there is no directive.
     """
     image = assembled.image
-    first = anchor_before(assembled, fde.begin)
+    begin = _line_begin(assembled, fde)
+    first = anchor_before(assembled, begin)
     last = anchor_after(assembled, fde.end)
     span = assembled.span_at(fde.begin)
     assert span is not None
@@ -307,7 +319,7 @@ def _annotate(
         if row.address < fde.end
     ]
     for address, text in spelled(writer, rows, after_transfer):
-        if address == fde.begin:
+        if address <= fde.begin:
             anchor = first
         elif address in after_transfer:
             anchor = anchor_before(assembled, address)
@@ -315,6 +327,26 @@ def _annotate(
             anchor = _between(assembled, address)
         insert(patch, anchor, lines, text)
     insert(patch, last, lines, [".cfi_endproc"])
+
+
+def _line_begin(assembled: Assembled, fde: Fde) -> int:
+    """Return where an FDE's directives can begin: at its begin, or before the fill it begins in.
+
+    Signal trampolines' FDEs begin one byte before the code, in whatever is there; where that is
+    the fill of an alignment, the whole of it is covered, which nobody can tell: nothing returns
+    there.
+    """
+    span = assembled.span_at(fde.begin)
+    if span is None or span.begin == fde.begin:
+        return fde.begin
+    image = assembled.image
+    fill = bytes(image.read(span.begin, span.end - span.begin))
+    at = 0
+    for item in Decoder(image.machine.bits, fill, DecoderOptions.NONE, span.begin):
+        if not is_filler(image.machine.bits, fill[at:]):
+            return fde.begin
+        at += item.len
+    return span.begin if at == len(fill) else fde.begin
 
 
 def _between(assembled: Assembled, address: int) -> Anchor:

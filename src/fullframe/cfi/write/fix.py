@@ -35,6 +35,7 @@ from fullframe.cfi.write.source import Assembled, AssemblySource, loaded_bytes
 from fullframe.cfi.write.spelling import insert, spelled
 from fullframe.cfi.write.synthesize import Synthesized, synthesize
 from fullframe.elf.image import Image
+from fullframe.track.listing import is_filler
 
 #: Plans that the proof refutes are dropped and the rest is proved again, at most so often.
 _MOST_ROUNDS = 4
@@ -254,7 +255,7 @@ def _keep_what_is_right(plan: _Plan, fde: Fde, result: FunctionResult) -> None:
 def _write_anew(source: AssemblySource, assembled: Assembled, plan: _Plan) -> None:
     image = assembled.image
     function = plan.function
-    first = anchor_before(assembled, function.begin)
+    first = _opening(assembled, plan)
     last = anchor_after(assembled, _last_byte(assembled, plan) + 1)
     span = assembled.span_at(function.begin)
     assert span is not None
@@ -269,6 +270,26 @@ def _write_anew(source: AssemblySource, assembled: Assembled, plan: _Plan) -> No
     for anchor, text in changes:
         insert(plan.patch, anchor, lines, text)
     plan.patch.insert_after(last.line, [f"{space}.cfi_endproc"])
+
+
+def _opening(assembled: Assembled, plan: _Plan) -> Anchor:
+    """Return where a function's directives begin: before its first instruction.
+
+    A signal trampoline's begin before the fill that stands before it: unwinders look up the byte
+    before the return address, and nothing called a trampoline.
+    """
+    function, image = plan.function, assembled.image
+    usual = anchor_before(assembled, function.begin)
+    if function.signal_return is None:
+        return usual
+    span = assembled.span_at(function.begin - 1)
+    if span is not None and span.end == function.begin and assembled.origins[span.line].own:
+        fill = bytes(image.read(span.begin, span.end - span.begin))
+        if is_filler(image.machine.bits, fill):
+            return anchor_before(assembled, span.begin)
+    text = f"{function.name}: a signal trampoline needs a nop of its own before its label"
+    plan.refused.append(Refusal(usual.line, text))
+    return usual
 
 
 def _place_all(

@@ -11,16 +11,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from iced_x86 import Decoder, DecoderOptions, Mnemonic, OpKind, Register
+from iced_x86 import Decoder, DecoderOptions, Mnemonic, OpKind
 
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.lsda import CallSite, read_lsda
+from fullframe.cfi.trampolines import find_trampoline
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
 from fullframe.x86.registers import Machine
-
-#: System-call numbers of sigreturn and rt_sigreturn: x86-64, x32, i386.
-_SIGNAL_RETURNS = {64: (15, 0x40000201), 32: (119, 173)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +55,10 @@ def functions_of_fdes(image: Image, fdes: Sequence[Fde]) -> list[Function]:
             continue
         begin, number = fde.begin, None
         if fde.cie.is_signal_frame:
-            for lead in (1, 0):
-                number = signal_return_number(image, fde.begin + lead, fde.end)
-                if number is not None:
-                    begin = fde.begin + lead
-                    break
+            body = _first_bytes(image, fde.begin, fde.end)
+            trampoline = find_trampoline(image.machine, body, believed=True)
+            if trampoline is not None:
+                begin, number = fde.begin + trampoline.lead_bytes, trampoline.number
         symbol = image.symbol_at(begin)
         name = symbol.name if symbol is not None and symbol.address == begin else ""
         found.append(
@@ -115,32 +112,17 @@ def is_cold(name: str) -> bool:
 
 
 def signal_return_number(image: Image, begin: int, end: int) -> int | None:
-    """Return the system-call number of a signal trampoline at ``begin``; None if it is none.
+    """Return the system-call number of a signal trampoline at ``begin``; None if it is none."""
+    body = _first_bytes(image, begin, end)
+    trampoline = find_trampoline(image.machine, body, believed=False)
+    return trampoline.number if trampoline is not None and not trampoline.lead_bytes else None
 
-    A trampoline loads the number of sigreturn or rt_sigreturn and enters the kernel within its
-    first instructions (i386's sigreturn pops a word before).
-    """
-    machine = image.machine
+
+def _first_bytes(image: Image, begin: int, end: int) -> bytes:
     try:
-        body = bytes(image.read(begin, max(0, min(24, end - begin))))
+        return bytes(image.read(begin, max(0, min(48, end - begin))))
     except FullframeError:
-        return None
-    number = None
-    for count, instruction in enumerate(Decoder(machine.bits, body, DecoderOptions.NONE, begin)):
-        if count >= 4 or instruction.is_invalid:
-            break
-        if (
-            instruction.mnemonic == Mnemonic.MOV
-            and instruction.op0_register in (Register.EAX, Register.RAX)
-            and instruction.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY)
-        ):
-            number = int(instruction.immediate(1)) & 0xFFFFFFFF
-        enters = instruction.mnemonic in (Mnemonic.SYSCALL, Mnemonic.SYSENTER) or (
-            instruction.mnemonic == Mnemonic.INT and instruction.immediate8 == 0x80
-        )
-        if enters:
-            return number if number in _SIGNAL_RETURNS[machine.bits] else None
-    return None
+        return b""
 
 
 def _called(image: Image, ranges: list[tuple[int, int]]) -> set[int]:
