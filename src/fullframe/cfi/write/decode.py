@@ -138,6 +138,8 @@ class _DataLines:
         self._source = source
         self._assembled = assembled
         self.lines = self._find()
+        self._in_comment = self._comments()
+        self._next = self._next_sections()
         emitting = set(self.lines)
         self._regions: dict[str, list[_Region]] = {}
         for span in assembled.spans:
@@ -211,7 +213,7 @@ class _DataLines:
     def _delete(self, patch: Patch, line: int) -> None:
         """Delete one line; of a comment that goes on in the next, or began before, keep that."""
         text = self._source.lines[line - 1]
-        in_comment = self._comment_before(line)
+        in_comment = self._in_comment[line - 1]
         _, ends_within = strip_comments(text, in_comment)
         if not in_comment and not ends_within:
             patch.deleted.add(line)
@@ -219,23 +221,30 @@ class _DataLines:
             kept = text[text.rindex("/*") :] if ends_within else text[: text.index("*/") + 2]
             patch.replaced[line] = [kept]
 
-    def _comment_before(self, line: int) -> bool:
+    def _comments(self) -> list[bool]:
+        """Return for each line of the source whether it begins within a comment."""
+        found = []
         inside = False
-        for text in self._source.lines[: line - 1]:
+        for text in self._source.lines:
+            found.append(inside)
             if inside or "/*" in text:
                 _, inside = strip_comments(text, inside)
-        return inside
+        return found
 
-    def _next_section(self, index: int) -> str | None:
-        for following in range(index + 1, len(self._assembled.clean)):
-            if self._assembled.sections[following] is not None:
-                return self._assembled.section_name(following)
-        return None
+    def _next_sections(self) -> list[str | None]:
+        """Return for each preprocessed line the section in force behind it."""
+        found: list[str | None] = []
+        name: str | None = None
+        for index in range(len(self._assembled.clean) - 1, -1, -1):
+            found.append(name)
+            if self._assembled.sections[index] is not None:
+                name = self._assembled.section_name(index)
+        return found[::-1]
 
     def _leaves(self, index: int) -> bool:
         statements = statements_of(self._assembled.clean[index])
         switches = bool(statements) and statements[-1].split()[0] in _SWITCHES
-        return switches and self._next_section(index) not in _SECTIONS
+        return switches and self._next[index] not in _SECTIONS
 
     def _enters(self, index: int) -> bool:
         statements = statements_of(self._assembled.clean[index])
@@ -243,7 +252,7 @@ class _DataLines:
             bool(statements)
             and statements[-1].split()[0] in _SWITCHES
             and self._assembled.section_name(index) not in _SECTIONS
-            and self._next_section(index) in _SECTIONS
+            and self._next[index] in _SECTIONS
         )
 
 

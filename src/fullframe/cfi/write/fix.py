@@ -393,7 +393,12 @@ def _groups(
     groups: dict[int, list[DirectiveLine]] = {}
     opening: DirectiveLine | None = None
     inside = False
-    for line in directives:
+    starts = (
+        number
+        for number, line in enumerate(directives)
+        if line.address == plan.fde.begin and "startproc" in {d.name for d in line.directives}
+    )
+    for line in directives[next(starts, len(directives)) :]:
         if line.address is None:
             continue
         names = [directive.name for directive in line.directives]

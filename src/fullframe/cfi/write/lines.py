@@ -155,11 +155,9 @@ def directive_lines(assembled: Assembled) -> list[DirectiveLine]:
 
 def register_prefix(assembled: Assembled, index: int) -> str:
     """Return what stands before register names at a line: ``%``, or nothing in Intel syntax."""
-    for line in reversed(assembled.clean[: index + 1]):
-        if "_syntax" in line:
-            words = line.split()
-            if words and words[0] == ".intel_syntax":
-                return "" if "noprefix" in words else "%"
-            if words and words[0] == ".att_syntax":
-                return "" if "noprefix" in words else "%"
-    return "%"
+    prefix = "%"
+    for at, has_prefix in assembled.syntax_changes:
+        if at > index:
+            break
+        prefix = "%" if has_prefix else ""
+    return prefix

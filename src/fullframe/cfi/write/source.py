@@ -115,6 +115,16 @@ class Assembled:
         return None if index is None else self.image.sections[index].name
 
     @cached_property
+    def syntax_changes(self) -> list[tuple[int, bool]]:
+        """Lines with ``.intel_syntax`` or ``.att_syntax``, and whether registers have a prefix."""
+        found = []
+        for index, line in enumerate(self.clean):
+            words = line.split() if "_syntax" in line else []
+            if words and words[0] in (".intel_syntax", ".att_syntax"):
+                found.append((index, "noprefix" not in words))
+        return found
+
+    @cached_property
     def _starts(self) -> list[int]:
         return [span.begin for span in self.spans]
 
