@@ -71,6 +71,24 @@ def test_the_compilers_rows_come_back(tmp_path: Path, flags: tuple[str, ...]) ->
     assert_no_wrong(result.new_text, *machine, name="input.s")
 
 
+@pytest.mark.parametrize("flags", [("-O2", "-fno-pic"), ("-O2", "-fPIC"), ("-Os",)], ids=" ".join)
+def test_callees_that_take_a_word_off_the_stack(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """i386: who returns a structure takes its address off; only the returns tell."""
+    text = compiled(
+        tmp_path,
+        "struct s { int a, b, c; }; extern struct s get(int); extern int use(int);"
+        "int f(int x) { struct s v = get(x); if (v.a) v = get(v.b); use(v.c);"
+        " return v.a + use(v.b); }",
+        "-m32", *flags,
+    )  # fmt: skip
+    original = source(text, "-m32", name="input.s")
+    result = fix_source(original.with_text(stripped(text)))
+    assert result.refused == []
+    _, differences = compare_sources(original, original.with_text(result.new_text))
+    assert all(item.first is not None and item.second is not None
+               and item.first.cfa == item.second.cfa for item in differences)  # fmt: skip
+
+
 def _musl() -> tuple[Path, list[str]]:
     try:
         import ziglang

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from fullframe.cfi.premises import signal_entry
 from fullframe.cfi.write.functions import CodeMap, Function
@@ -22,13 +23,15 @@ from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
 from fullframe.track.flow import Flow, Follower
 from fullframe.track.jump_tables import TableReader
-from fullframe.track.listing import CALL, CALL_INSIDE, INDIRECT, Listing, decode, is_filler
+from fullframe.track.listing import CALL, CALL_INSIDE, INDIRECT, STOP, Listing, decode, is_filler
 from fullframe.track.state import State, StateSpace
-from fullframe.track.values import CFA_REGION, Address, entry
+from fullframe.track.values import CFA_REGION, Address, address, entry
 from fullframe.x86.registers import SP
 
 #: A function is followed at most this often as other functions' jumps into it come to light.
 _MOST_VISITS = 8
+#: Distinct callees up to which it is tried out which of them take a word off the stack.
+_MOST_CALLEES = 12
 
 
 @dataclass(slots=True)
@@ -61,9 +64,16 @@ class _Around:
     """The surroundings of one function (see :class:`fullframe.track.flow.Surroundings`)."""
 
     def __init__(
-        self, code: CodeMap, function: Function, body: bytes, owner: FunctionFollower
+        self,
+        code: CodeMap,
+        function: Function,
+        body: bytes,
+        owner: FunctionFollower,
+        *,
+        popping: frozenset[int] = frozenset(),
     ) -> None:
         self._code = code
+        self._popping = popping
         self._function = function
         self._body = body
         self._owner = owner
@@ -90,6 +100,8 @@ class _Around:
                     return classifier.call_that_clobbers(clobbered)
                 if popped:
                     usual = classifier.call_that_pops(popped)
+                if target in self._popping:
+                    usual = classifier.call_that_pops(classifier.space.machine.word_bytes)
             kept = callees.kept(target)
             if kept and usual is classifier.call:
                 usual = classifier.call_that_keeps(kept)
@@ -219,8 +231,54 @@ class FunctionFollower:
             InputError: the file does not hold its bytes.
         """
         body = bytes(self.code.image.read(function.begin, function.end - function.begin))
+        followed = self._follow(function, body)
+        if self.space.machine.bits == 32 and not self._is_consistent(followed):
+            return self._with_popping_callees(function, body, followed)
+        return followed
+
+    def _with_popping_callees(
+        self, function: Function, body: bytes, followed: Followed
+    ) -> Followed:
+        """Find out which callees elsewhere take a word off the stack.
+
+        i386 callees that return a structure take its address off (psABI for i386, section
+        2.2.3), and nothing at the call says so. But the returns of this function tell: with the
+        right assumption, and only with one, they find the return address.
+        """
+        callees = sorted(
+            {
+                payload
+                for _, kind, payload in followed.listing.events
+                if kind == CALL and payload is not None and self.code.code_at(payload) is None
+            }
+        )
+        if len(callees) > _MOST_CALLEES:
+            return followed
+        for size in (1, 2):
+            fitting = []
+            for chosen in combinations(callees, size):
+                other = self._follow(function, body, popping=frozenset(chosen))
+                if self._is_consistent(other):
+                    fitting.append(other)
+            if fitting:
+                return fitting[0] if len(fitting) == 1 else followed
+        return followed
+
+    def _is_consistent(self, followed: Followed) -> bool:
+        """Return whether every return that is reached finds the return address."""
+        home = address(CFA_REGION, -self.space.machine.word_bytes)
+        for index, kind, payload in followed.listing.events:
+            state = followed.states[index]
+            returns = kind == STOP and payload == "return"
+            if returns and state is not None and state.registers[SP] is not home:
+                return False
+        return True
+
+    def _follow(
+        self, function: Function, body: bytes, *, popping: frozenset[int] = frozenset()
+    ) -> Followed:
         listing = decode(self.classifier, body, function.begin)
-        around = _Around(self.code, function, body, self)
+        around = _Around(self.code, function, body, self, popping=popping)
         if any(kind == INDIRECT for _, kind, _ in listing.events):
             for targets in around.tables(listing).values():
                 self._lead(listing, targets)
@@ -244,9 +302,9 @@ class FunctionFollower:
             return [] if state is None else [(0, state)]
         seeds = [(0, self.space.function_entry())] if function.entered_by_call else []
         for states in self._arrivals.get(function.begin, {}).values():
-            for address, state in states.items():
-                if address != function.begin or not function.entered_by_call:
-                    seeds.append((address - function.begin, state))
+            for place, state in states.items():
+                if place != function.begin or not function.entered_by_call:
+                    seeds.append((place - function.begin, state))
         return seeds
 
     def _release(self, follower: Follower, flow: Flow, around: _Around) -> None:
