@@ -24,6 +24,7 @@ from fullframe.toolchain.probe import (
 from tests.cfi_write.support import need, source
 from tests.cfi_write.test_encode import NASM
 from tests.cfi_write.test_fix import ANNOTATED
+from tests.support import skip_or_fail
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +145,10 @@ def test_a_program_that_is_none_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_zig_in_the_wheel() -> None:
-    if not any(tool.kind == "zig" for tool in find_assemblers()):
-        pytest.importorskip("ziglang")
-    (tool,) = [tool for tool in find_assemblers() if tool.kind == "zig"]
+    tools = [tool for tool in find_assemblers() if tool.kind == "zig"]
+    if not tools:
+        skip_or_fail("the Python package ziglang is not installed")
+    (tool,) = tools
     assert probe(tool, row_text).directives[".cfi_def_cfa"] == "right"
 
 

@@ -10,7 +10,6 @@ from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.write.directives import Unwind
 from fullframe.elf.image import Image
 from fullframe.errors import InputError, Place
-from fullframe.track.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +138,3 @@ def section_shift(first: Image, second: Image) -> dict[int, int]:
             if section.size_bytes == other.size_bytes:
                 shift[section.index] = other.address - section.address
     return shift
-
-
-def boundaries_of(listing: Listing) -> list[int]:
-    """Return the addresses of a listing's instructions."""
-    return [listing.begin + start for start in listing.starts]

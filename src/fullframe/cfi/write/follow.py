@@ -8,7 +8,7 @@ call would bring, the call is taken not to return; otherwise it returns.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -423,8 +423,3 @@ class FunctionFollower:
 def _is_leader(listing: Listing, index: int) -> bool:
     position = bisect_left(listing.leaders, index)
     return position < len(listing.leaders) and listing.leaders[position] == index
-
-
-def row_index(starts: list[int], offset: int) -> int:
-    """Return the index of the instruction that covers an offset."""
-    return bisect_right(starts, offset) - 1
