@@ -359,9 +359,9 @@ class ImageChecker:
     def _trampoline(self, fde: Fde, body: bytes) -> Trampoline | None:
         """Recognise a signal trampoline, whether the CIE says that it is one or not."""
         believed = fde.cie.is_signal_frame
-        if not believed and not any(call in body[:24] for call in _SYSTEM_CALLS):
+        if not believed and not any(call in body[:48] for call in _SYSTEM_CALLS):
             return None
-        return find_trampoline(self.engine.machine, body[:32], believed=believed)
+        return find_trampoline(self.engine.machine, body[:48], believed=believed)
 
     def _visit(
         self,

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind, Register
 
 from fullframe.cfi.claims import Answer, Claim, ClaimBook
+from fullframe.cfi.code import NamedCode
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.lsda import CallSite, read_lsda
 from fullframe.elf.image import Image
@@ -24,17 +25,14 @@ from fullframe.x86.registers import SP, Machine
 ClaimRows = list[tuple[int, Claim]]
 
 
-class ImageCode:
+class ImageCode(NamedCode):
     """An image's code by FDE: names, ranges, words. Shared by all functions of the image."""
 
     def __init__(self, image: Image, fdes: list[Fde]) -> None:
-        self.image = image
+        super().__init__(image)
         self.fdes = fdes
         self._begins = [fde.begin for fde in fdes]
-        self._ranges = image.executable_ranges()
-        self._code: dict[int, bytes] = {}
         self.got = _got_address(image)
-        self._defined: dict[str, int] | None = None
 
     def covering(self, address: int) -> Fde | None:
         """Return the FDE whose range covers an address."""
@@ -59,60 +57,10 @@ class ImageCode:
         except FullframeError:
             return None
 
-    def first_bytes(self, target: int) -> bytes:
-        """Return up to 16 bytes of code at an address; none where the file holds none."""
-        for begin, end in self._ranges:
-            if begin <= target < end:
-                try:
-                    return bytes(self.image.read(target, min(16, end - target)))
-                except FullframeError:
-                    return b""
-        return b""
-
-    def callee_name(self, target: int) -> str | None:
-        """Return the name of the function at an address or behind the PLT stub there."""
-        behind = self.image.import_at_plt(target)
-        if behind is not None:
-            return behind
-        symbol = self.image.symbol_at(target)
-        return symbol.name if symbol is not None and symbol.address == target else None
-
-    def is_stub(self, target: int) -> bool:
-        """Return whether a PLT stub is at an address."""
-        return self.image.import_at_plt(target) is not None
-
-    def definition_of(self, target: int) -> int:
-        """Return where the image itself defines what a PLT stub at ``target`` leads to.
-
-        Another image may define it first, but what a symbol's definition promises (that it
-        never returns) was known to the compiler, and holds for any definition.
-        """
-        name = self.image.import_at_plt(target)
-        if name is None:
-            return target
-        if self._defined is None:
-            self._defined = {
-                symbol.name.split("@", 1)[0]: symbol.address
-                for symbol in self.image.function_symbols()
-            }
-        return self._defined.get(name.split("@", 1)[0], target)
-
     def in_lazy_plt(self, fde: Fde) -> bool:
         """Return whether an FDE is that of ``.plt``, whose stubs bind themselves."""
         section = self.image.section_at(fde.begin)
         return section is not None and section.name == ".plt"
-
-    def read_word(self, address: int, size_bytes: int) -> int | None:
-        """Return the unsigned number at an address, or None where there is none."""
-        try:
-            data = self.image.read(address, size_bytes)
-        except FullframeError:
-            return None
-        return int.from_bytes(data, "little")
-
-    def is_code(self, address: int) -> bool:
-        """Return whether an address lies in an executable section."""
-        return any(begin <= address < end for begin, end in self._ranges)
 
 
 #: Instructions before an indirect jump that usually tell its table.

@@ -117,7 +117,10 @@ class Classifier:
         return self.intern(("call keeps", kept), lambda: fx.call(scratch))
 
     def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
-        """A call whose callee is seen to change these registers and no others."""
+        """A call of a thunk that loads these registers and changes nothing else.
+
+        Compilers know their own thunks, and keep other values in caller-clobbered registers.
+        """
         return self.intern(("call clobbers", registers), lambda: fx.call(registers))
 
     def equal_registers(self, one: int, other: int) -> Effect:
