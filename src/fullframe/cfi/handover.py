@@ -165,10 +165,15 @@ class Handover:
         space: StateSpace,
         rows_of: RowsOf,
     ) -> bool:
-        """Return whether a jump is a ``switch``'s that leads to a label without code."""
+        """Return whether a jump is a ``switch``'s that does not bring what the row there says.
+
+        It leads to a label without code, or its table was read further than it goes.
+        """
         target, address = jump
         rows = rows_of(receiver)
-        if target != receiver.begin or not rows or rows[0][1].reads_ip:
+        distance = target - receiver.begin
+        claim = next((claim for offset, claim in reversed(rows) if offset <= distance), None)
+        if claim is None or claim.reads_ip:
             return False
         precise = self._space
         code = self._code.code_of(source)[address - source.begin :][:_BOUND_CHECK_BYTES]
@@ -176,7 +181,7 @@ class Handover:
             return False
         if space is not precise:
             state = made_uncertain(precise, state)
-        return self._book.judge(precise, state, rows[0][1], target).answer is Answer.WRONG
+        return self._book.judge(precise, state, claim, target).answer is Answer.WRONG
 
     def _receiver(self, source: Fde, target: int, state: State, rows_of: RowsOf) -> Fde | None:
         """Return the FDE that a jump out of ``source`` carries its state into."""
