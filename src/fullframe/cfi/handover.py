@@ -43,9 +43,9 @@ class Arrival:
         address: where it arrives.
         state: what holds there.
         coarse: the state is of the coarse space, in which ``OTHER`` may stand for anything.
-        astray: the jump is a ``switch``'s, or its bound check, and it does not bring what the FDE
-            says. Where the compiler knows that the check never fails, nothing is at the label:
-            it lies at the end of a part that has no code, where another function's begins.
+        astray: the jump does not bring what the FDE says, and may never be taken: it leads to a
+            label without code, at the end of a part where another function's begins, or by a
+            table that was read too far.
     """
 
     source: int
@@ -165,9 +165,10 @@ class Handover:
         space: StateSpace,
         rows_of: RowsOf,
     ) -> bool:
-        """Return whether a jump is a ``switch``'s that does not bring what the row there says.
+        """Return whether a jump does not bring what the row there says, and need not.
 
-        It leads to a label without code, or its table was read further than it goes.
+        A jump that is never taken leads to a label without code, at the end of a part, where the
+        next one begins. A table may have been read further than it goes.
         """
         target, address = jump
         rows = rows_of(receiver)
@@ -177,7 +178,8 @@ class Handover:
             return False
         precise = self._space
         code = self._code.code_of(source)[address - source.begin :][:_BOUND_CHECK_BYTES]
-        if not is_switch(precise.machine.bits, code):
+        bits = precise.machine.bits
+        if target != receiver.begin and not is_switch(bits, code):
             return False
         if space is not precise:
             state = made_uncertain(precise, state)
