@@ -150,6 +150,7 @@ class _Around:
                 self._code.read_word,
                 self._code.got,
                 lambda address: self._is_target(listing, address),
+                self._owner.callees.clobbered,
             )
             self._tables = reader.find(self._body, listing.begin)
         return self._tables
