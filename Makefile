@@ -3,26 +3,37 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-ZIG_STAMP := $(VENV)/.toolchain
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := $(wildcard src tests scripts benchmarks)
 
-.PHONY: compare test check bench clean
+.PHONY: compare test check bench toolchain clean
 
-compare: $(STAMP) $(ZIG_STAMP)
+compare: $(STAMP) toolchain
 	$(BIN)/fullframe compare
 
-test: $(STAMP) $(ZIG_STAMP)
+test: $(STAMP) toolchain
 	$(BIN)/python -m pytest
 
 check: $(STAMP)
-	$(BIN)/ruff check src tests scripts
-	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(STAMP) toolchain
+	$(BIN)/python -m benchmarks
+
+# fullframe looks for a toolchain itself; a machine without one gets zig's, in a wheel. No stamp:
+# looking takes a tenth of a second, and a toolchain can come and go.
+toolchain: $(STAMP)
+	@$(BIN)/python -m fullframe.toolchain --quiet || $(PIP_INSTALL) -r requirements/zig.txt
+
 $(STAMP): pyproject.toml requirements/dev.txt
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo 'make: $(PYTHON) has no venv; next: apt-get install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP_INSTALL) -r requirements/dev.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
 clean:

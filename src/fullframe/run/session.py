@@ -1,0 +1,145 @@
+"""Run all scenarios under one subject; show the paths that calls take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from fullframe.errors import UsageError
+from fullframe.run.draw import draw_scenarios, plain_scenario
+from fullframe.run.harness import Harness
+from fullframe.run.result import ExecutedPath, Outcome, RunReport
+from fullframe.run.scenario import Scenario
+from fullframe.run.subject import Call, CallKind, Subject
+from fullframe.x86.trace import TracedInstruction
+
+#: What ``fullframe`` runs unless it is told another.
+DEFAULT_SEED = 20150824
+
+
+def run_scenarios(
+    subject: Subject,
+    scenarios: Sequence[Scenario],
+    *,
+    progress: Callable[[int], None] | None = None,
+    stop_at_first: bool = False,
+) -> RunReport:
+    """Run scenarios under a subject and hold each to the specification.
+
+    Args:
+        subject: the entry code.
+        scenarios: the circumstances, one system call each.
+        progress: called now and then with the number of calls run.
+        stop_at_first: end with the first scenario that shows a difference.
+
+    Returns:
+        What was found. Where the subject has table overlays, the scenarios of calls that use the
+        frame are run a second time with them, and counted too.
+    """
+    harness = Harness(subject)
+    fast, slow = _slots_written(harness)
+    outcomes: list[Outcome] = []
+    for index, scenario in enumerate(scenarios):
+        outcomes.append(harness.run(index, scenario))
+        if progress is not None and index % 256 == 0:
+            progress(harness.calls)
+        if stop_at_first and harness.difference_count:
+            break
+    reached = set(harness.handlers_reached)
+    left_by = Counter(outcome.left_by for outcome in outcomes if outcome.left_by)
+    if subject.table_overlays and not (stop_at_first and harness.difference_count):
+        _run_overlaid(harness, subject, scenarios, left_by)
+    calls = {(call.number, call.handler) for call in subject.calls}
+    return RunReport(
+        subject=subject.name,
+        calls=harness.calls,
+        children=harness.children,
+        entries_called=len(calls & reached),
+        entries=len(calls),
+        left_by=dict(sorted(left_by.items())),
+        differences=tuple(harness.differences),
+        difference_count=harness.difference_count,
+        slots_written_fast=fast,
+        slots_written_slow=slow,
+        outcomes=tuple(outcomes),
+    )
+
+
+def scenarios_for(
+    subject: Subject, seed: int = DEFAULT_SEED, rounds: int = 1
+) -> tuple[Scenario, ...]:
+    """Draw scenarios for all the calls of a subject (see ``draw_scenarios``)."""
+    return draw_scenarios(subject.calls, subject.layout, seed, rounds)
+
+
+def trace_paths(subject: Subject) -> tuple[ExecutedPath, ...]:
+    """Record the instructions that typical calls execute.
+
+    Args:
+        subject: the entry code.
+
+    Returns:
+        An ordinary call on the fast path, the same call under a tracer, and an annotated call
+        where the table has one; labelled ``fast``, ``slow`` and ``annotated``.
+
+    Raises:
+        UsageError: the table has no ordinary call.
+    """
+    layout = subject.layout
+    ordinary = _ordinary(subject)
+    trace = 1 << layout.syscall_trace_bit
+    paths = [
+        ExecutedPath(
+            "fast", ordinary.name, _trace(subject, plain_scenario(ordinary.number, layout))
+        ),
+        ExecutedPath(
+            "slow", ordinary.name, _trace(subject, plain_scenario(ordinary.number, layout, trace))
+        ),
+    ]
+    annotated = next((call for call in subject.calls if call.annotated), None)
+    if annotated is not None:
+        scenario = plain_scenario(annotated.number, layout)
+        paths.append(ExecutedPath("annotated", annotated.name, _trace(subject, scenario)))
+    return tuple(paths)
+
+
+def _trace(subject: Subject, scenario: Scenario) -> tuple[TracedInstruction, ...]:
+    harness = Harness(subject)
+    recorded = harness.record_path()
+    harness.run(0, scenario)
+    return tuple(recorded)
+
+
+def _ordinary(subject: Subject) -> Call:
+    calls = [
+        call
+        for call in subject.calls
+        if call.kind is CallKind.ORDINARY and not call.annotated and call.handler is not None
+    ]
+    if not calls:
+        raise UsageError("the table has no ordinary call: every one is annotated")
+    # The call that benchmarks of system calls make, where the table has it.
+    return next((call for call in calls if call.name == "getppid"), calls[0])
+
+
+def _slots_written(harness: Harness) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    subject = harness.subject
+    ordinary, layout = _ordinary(subject), subject.layout
+    found = []
+    for thread_flags in (0, 1 << layout.syscall_trace_bit):
+        harness.slots_written = ()
+        harness.run(0, plain_scenario(ordinary.number, layout, thread_flags))
+        found.append(harness.slots_written)
+    return found[0], found[1]
+
+
+def _run_overlaid(
+    harness: Harness, subject: Subject, scenarios: Sequence[Scenario], left_by: Counter[str]
+) -> None:
+    """Run the calls that use the frame again, the slow path calling by the fast path's table."""
+    for table, copied in subject.table_overlays:
+        harness.overlay(table, copied)
+    numbers = {call.number for call in subject.calls if call.annotated}
+    for index, scenario in enumerate(scenarios):
+        if scenario.user.registers[0] in numbers:
+            left_by[harness.run(index, scenario).left_by] += 1
