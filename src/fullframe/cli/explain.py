@@ -12,7 +12,11 @@ from fullframe.diagnostics import Diagnostic
 from fullframe.errors import EXIT_OK, UsageError
 
 #: Rooms with a catalogue of diagnostics.
-_ROOMS = ("fullframe.cfi.diagnostics", "fullframe.table.diagnostics")
+_ROOMS = (
+    "fullframe.cfi.diagnostics",
+    "fullframe.entry.prove.diagnostics",
+    "fullframe.table.diagnostics",
+)
 SCHEMA = 1
 
 

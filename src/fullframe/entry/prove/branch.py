@@ -193,13 +193,16 @@ def _work(contract: Contract, known: Known, word: str, mask: int, zero: bool) ->
     for index, kind in enumerate(contract.work):
         if kind.word != word or (kind.before == "handler" and known.called):
             continue
-        if zero and kind.mask & ~mask == 0:
+        if zero:
+            if kind.mask & ~mask:
+                continue
             # What was found has to be done, even if a later look finds nothing. While interrupts
             # are on, work can come up right after the look.
             if out[index] != "found":
                 seen = not kind.volatile or known.modes.interrupts == "off"
                 out[index] = "none" if seen else "unseen"
-        elif not zero and mask & ~kind.mask == 0 and (kind.volatile or out[index] != "none"):
+        # Once dealt with, work before the call does not come up again.
+        elif mask & ~kind.mask == 0 and (kind.before != "handler" or out[index] != "none"):
             out[index] = "found"
     return tuple(out)
 

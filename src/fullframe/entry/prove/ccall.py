@@ -49,7 +49,7 @@ def after_call(
     known = _forget(space, known, mark, site)
     registers = list(known.machine.registers)
     for register in SCRATCH:
-        registers[register] = something(f"a leftover of {name}")
+        registers[register] = something("a leftover of C code")
     slots = dict(known.machine.slots)
     frame = list(known.frame)
     if function.moves_frame and base is not frame_place:
@@ -97,6 +97,7 @@ def after_call(
         work=_work_after(contract, known, function, modes.interrupts),
         called=known.called or function.dispatches,
         condition=None,
+        handler_due="",
     )
     return _tidy(after)
 

@@ -9,6 +9,7 @@ from fullframe.entry.prove.contract import Contract, Function, WayIn, WayOut
 from fullframe.entry.prove.facts import Facts, is_canonical, is_definite, known_bits, same
 from fullframe.entry.prove.state import Known
 from fullframe.entry.prove.values import (
+    PREVIOUS_TASK,
     TASK_STACK,
     Expression,
     describe,
@@ -173,6 +174,9 @@ class Checker:
         if known.called and (function.dispatches or function.before_call):
             what = "makes the system call" if function.dispatches else "precedes the system call"
             yield codes.WRONG_ORDER, f"{name}, which {what}, runs after the call was made"
+        for kind, status in zip(self.contract.work, known.work, strict=True):
+            if kind.name == function.because and status != "found":
+                yield codes.WRONG_ORDER, f"{name} is called although no {kind.name} was found"
         if not function.dispatches:
             return
         for kind, status in zip(self.contract.work, known.work, strict=True):
@@ -212,12 +216,14 @@ class Checker:
                 expected: Value | None = entry(register)
             elif argument == "frame":
                 expected = base
+            elif argument == "previous task":
+                expected = entry(PREVIOUS_TASK)
             elif argument.startswith("int("):
                 slot = argument[4:-1]
                 expected = known.frame[INDEX_OF_SLOT[slot]]
-                if _low(value) is _low(expected) and isinstance(value, Expression):
-                    if value.operation == "int" or bits == 32:
-                        continue
+                extended = isinstance(value, Expression) and value.operation == "int"
+                if _low(value) is _low(expected) and (extended or bits == 32):
+                    continue
             else:
                 expected = known.frame[INDEX_OF_SLOT[argument]]
             if not equals(known.facts, value, expected, bits):

@@ -232,9 +232,8 @@ def static_successors(code: Code, i: Instruction) -> Iterator[int]:
     A call goes to its target and on; returns and indirect jumps go nowhere.
     """
     flow = i.flow_control
-    if flow in (FlowControl.CONDITIONAL_BRANCH, FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CALL):
-        if i.op0_kind == OpKind.NEAR_BRANCH64:
-            yield i.near_branch_target
+    if i.op_count and i.op0_kind == OpKind.NEAR_BRANCH64:
+        yield i.near_branch_target
     if flow in (
         FlowControl.NEXT,
         FlowControl.CONDITIONAL_BRANCH,

@@ -38,7 +38,7 @@ class Work:
 
     Attributes:
         name: for messages.
-        word: name of the word that holds the flags.
+        word: name of the word that holds the flags; "" for work that the way in brings with it.
         mask: the flags.
         before: ``handler`` or ``way out``: where it must be known that there is none; "" if it
             need only be done where it was found.
@@ -63,14 +63,17 @@ class Function:
         symbols: its names.
         frame: ``full``, ``partial`` or ``none``: what it needs of the frame.
         arguments: what each argument register must hold: ``frame`` (its address), the name of a
-            slot, ``int(SLOT)`` (its low half, sign-extended), or ``any``.
+            slot, ``int(SLOT)`` (its low half, sign-extended), ``previous task`` (what a new
+            task was given in rax), or ``any``.
         modifies: slots that it may change.
         sets: slots with what the user is to find in them, whatever the function wrote there.
         interrupts: ``on``, ``off`` or ``any``: what it needs.
         returns_interrupts: ``on``, ``off`` or ``same``.
         dispatches: it makes the system call; that happens once.
         before_call: it must run before the system call is made.
-        returns: ``frame`` if its value is the frame's address, "" otherwise.
+        because: name of the work that must have been found before; "" for no such condition.
+        returns: ``frame`` if its value is the frame's address, ``number`` if it is the number of
+            the call to make, "" otherwise.
         moves_frame: it copies the frame from the entry stack to the task stack.
         nonzero: facts that hold where it returns something else than zero, as
             (slot, mask, bits), or (slot, 0, number of bits) for a canonical address.
@@ -86,6 +89,7 @@ class Function:
     returns_interrupts: str = "same"
     dispatches: bool = False
     before_call: bool = False
+    because: str = ""
     returns: str = ""
     moves_frame: bool = False
     nonzero: tuple[tuple[str, int, int], ...] = ()
@@ -115,11 +119,14 @@ class DispatchTable:
         symbol: where it is.
         abi: ``64`` or ``x32``.
         marker_bit: bit that must have been set in the number, and cleared; None for none.
+        stub_prefix: what the name of an assembly stub has before the name of the handler that
+            it leads to.
     """
 
     symbol: str
     abi: str
     marker_bit: int | None
+    stub_prefix: str = "stub_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,7 @@ class WayIn:
         slots: what C is to find in a slot where it is not the user's value of that register: a
             number, the name of another of the user's registers, or ``live flags``.
         canonical_ip: whether the user's ip is canonical by the platform's promise.
+        brings: work that has to be done on every path from here.
     """
 
     symbol: str
@@ -141,6 +149,7 @@ class WayIn:
     bits: int = 64
     slots: tuple[tuple[str, str | int], ...] = ()
     canonical_ip: bool = False
+    brings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,11 @@ def check_index(
                         "not found to be set"
                     ),
                 )
-    if not isinstance(number, Result) and not same(known.facts, number, known.slot("orig_ax")):
+    chosen = isinstance(number, Result) and any(
+        number.by in function.symbols and function.returns == "number"
+        for function in contract.functions
+    )
+    if not chosen and not same(known.facts, number, known.slot("orig_ax")):
         yield (
             wrong,
             (

@@ -37,7 +37,7 @@ from fullframe.x86.ptregs import SLOTS
 from fullframe.x86.registers import SP, X86_64
 
 #: States kept apart at one place before those that differ in registers alone are joined.
-_MOST_APART = 48
+_MOST_APART = 8
 #: States at one place, and of one way in, before it is given up: bounds hostile input.
 _MOST_AT_ONE_PLACE = 1024
 _MOST_STATES = 60_000
@@ -74,6 +74,7 @@ class Explorer:
         way_in: where to start.
         name: of the way in, for messages.
         features: CPU features that are known, by number.
+        stop_at_first: stop when something is wrong or cannot be followed.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Explorer:
         way_in: WayIn,
         name: str,
         features: dict[int, bool],
+        stop_at_first: bool = False,
     ) -> None:
         self.code = code
         self.contract = contract
@@ -95,6 +97,7 @@ class Explorer:
         self.stepper = Stepper(contract, self.memory, self.space)
         self.checker = Checker(contract, way_in, self._may_have)
         self._features = features
+        self._stop_at_first = stop_at_first
         self._functions = {s: f for f in contract.functions for s in f.symbols}
         self._helpers = {s: h for h in contract.helpers for s in h.symbols}
         self._kept = {
@@ -124,6 +127,8 @@ class Explorer:
         for start, known in starts:
             self._go(start, known, -1)
         while self.work:
+            if self._stop_at_first and (self.findings or self.unproved):
+                break
             if len(self.nodes) > _MOST_STATES:
                 self._cannot(self.nodes[self.work[-1]].address, "too many states to follow")
                 break
@@ -209,9 +214,8 @@ class Explorer:
 
     def _go(self, where: int, known: Known, before: int, site_chosen: bool = False) -> None:
         """Let a state arrive somewhere."""
-        if self.code.sites:
-            if not site_chosen and before >= 0:
-                known = self._without_past_features(where, known)
+        if self.code.sites and not site_chosen and before >= 0:
+            known = self._without_past_features(where, known)
         states = self.at.setdefault(-where if site_chosen else where, {})
         if known in states:
             self.merged += 1
@@ -383,6 +387,10 @@ class Explorer:
         if self.code.sites and self.code.inside_a_site(target, i.ip):
             self._cannot(i.ip, "jumps into instructions that alternatives replace")
             return
+        self._arrive(known, i, target, number)
+
+    def _arrive(self, known: Known, i: Instruction, target: int, number: int) -> None:
+        """Go to a place, which may be a C function."""
         if self._named(target) is not None:
             self._enter(known, i, target, number)
         elif self.code.is_code(target):
@@ -450,7 +458,7 @@ class Explorer:
             self.stepper.unproved.clear()
             self._cannot(i.ip, f"returns from a stack that is {describe(pointer)}")
         elif isinstance(target, Constant):
-            self._jump(known, i, target.number, number)
+            self._arrive(known, i, target.number, number)
         elif target is INTO_C and pointer is address(CALLER_STACK, 0):
             self._way_out(i.ip, "ret", True)
         else:
@@ -510,7 +518,8 @@ class Explorer:
                 classes["", target] = (None, "", target)
         for (kind, target), (found, example, count) in classes.items():
             if found is None:
-                self._enter(pushed, i, target, number)
+                due = self._names(target).removeprefix(table.stub_prefix)
+                self._enter(pushed._replace(handler_due=due), i, target, number)
             else:
                 more = f" and {count - 1} more" if count > 1 else ""
                 self._c_call(pushed, found, f"{example}{more} ({kind})", example, i, number)
@@ -524,6 +533,9 @@ class Explorer:
         pointer = known.machine.registers[SP]
         inside = self.way_in.by == "call"
         verdict, held, problems = self.checker.call(known, function, title, inside)
+        if known.handler_due not in ("", name) and self.handlers.function(name) is not None:
+            message = f"the stub of {known.handler_due} leads to {name}"
+            problems.append((codes.WRONG_DISPATCH, message))
         if inside and pointer is not address(CALLER_STACK, 0):
             problems.append((codes.WRONG_STACK, f"{title} is entered with the stack moved"))
         for code, message in problems:
@@ -544,7 +556,7 @@ class Explorer:
             self.contract, self.space, known, function, name, site, base, self.checker.frame_place
         )
         if isinstance(return_to, Constant):
-            self._jump(after, i, return_to.number, number)
+            self._arrive(after, i, return_to.number, number)
         else:
             self._cannot(i.ip, f"{title} returns to {describe(return_to)}")
 

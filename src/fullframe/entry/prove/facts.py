@@ -83,9 +83,12 @@ def with_equal(facts: Facts, one: Value, other: Value) -> Facts:
     if one is other or not (is_definite(one) and is_definite(other)):
         return facts
     for value, extended in ((one, other), (other, one)):
-        if isinstance(extended, Expression) and extended.operation == "canonical":
-            if same(facts, value, extended.operand):
-                return facts | {("canonical", value, extended.number)}
+        if (
+            isinstance(extended, Expression)
+            and extended.operation == "canonical"
+            and same(facts, value, extended.operand)
+        ):
+            return facts | {("canonical", value, extended.number)}
     if any(f in facts for f in (("equal", one, other), ("equal", other, one))):
         return facts
     return facts | {("equal", one, other)}

@@ -29,6 +29,7 @@ class Handlers:
     def __init__(self, base: Function, table: Table | None) -> None:
         self._base = base
         self._annotated: dict[str, bool] = {}
+        self._functions: dict[str, Function | None] = {}
         for entry in table.entries if table is not None else ():
             for point, spelling, _ in entry.entry_points():
                 known = self._annotated.get(point, False)
@@ -36,6 +37,11 @@ class Handlers:
 
     def function(self, symbol: str) -> Function | None:
         """Return what a handler needs; None if the symbol is no handler of the table."""
+        if symbol not in self._functions:
+            self._functions[symbol] = self._make(symbol)
+        return self._functions[symbol]
+
+    def _make(self, symbol: str) -> Function | None:
         if symbol not in self._annotated and not is_unimplemented(symbol):
             return None
         need = (

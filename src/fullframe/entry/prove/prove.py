@@ -27,6 +27,7 @@ def prove_image(
     table: Table | None = None,
     features: Iterable[str] | None = None,
     entries: Iterable[str] | None = None,
+    stop_at_first: bool = False,
 ) -> ProofReport:
     """Prove what the register frame holds at every C call of an image.
 
@@ -37,6 +38,8 @@ def prove_image(
         features: the CPU features that are there, by the contract's names; all others are then
             taken to be absent. None: every combination is followed.
         entries: symbols of the ways in to look at; by default all that the image has.
+        stop_at_first: give up as soon as one thing is wrong or cannot be followed; for those who
+            only want to know whether the image is proved.
 
     Raises:
         InputError: the image cannot be read, or is not x86-64 code.
@@ -63,8 +66,14 @@ def prove_image(
         if not starts:
             absent.append(way_in.symbol)
         for name, where in starts:
-            explorer = Explorer(code, contract, handlers, way_in, name, decided)
+            if stop_at_first and (findings or unproved):
+                break
+            explorer = Explorer(code, contract, handlers, way_in, name, decided, stop_at_first)
             states = _states(contract, way_in, explorer, decided)
+            if way_in.by == "call":
+                prefix = next(t.stub_prefix for t in contract.tables if t.symbol == way_in.symbol)
+                due = name.removeprefix(prefix)
+                states = [known._replace(handler_due=due) for known in states]
             proofs.append(explorer.run([(where, known) for known in states]))
             findings += explorer.findings.values()
             unproved += explorer.unproved.values()

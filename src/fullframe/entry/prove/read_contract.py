@@ -217,6 +217,9 @@ def _contract(reader: _Reader, data: Mapping[str, Any]) -> Contract:
         reader, "handler", 0, {k: v for k, v in handler_table.items() if k != "annotations"}
     )
     offset, invariants = _frame(reader, data)
+    work = _work(reader, data, words, functions)
+    ways_in = _ways_in(reader, data)
+    _check_work_names(reader, work, functions, ways_in)
     canonical = _single(reader, data, "canonical")
     for key in canonical:
         if key != "bits":
@@ -229,14 +232,14 @@ def _contract(reader: _Reader, data: Mapping[str, Any]) -> Contract:
         invariants=invariants,
         words=words,
         writable=tuple(reader.typed(("memory", 0), memory, "writable", [])),
-        ways_in=_ways_in(reader, data),
+        ways_in=ways_in,
         ways_out=_ways_out(reader, data),
         functions=functions,
         helpers=_helpers(reader, data),
         tables=_dispatch_tables(reader, data),
         annotations=annotations,
         handler=handler,
-        work=_work(reader, data, words, functions),
+        work=work,
         features=features[0],
         decided=features[1],
         cr3_feature=cr3,
@@ -251,6 +254,21 @@ def _contract(reader: _Reader, data: Mapping[str, Any]) -> Contract:
             number for number in modes.get("harmless_msrs", []) if isinstance(number, int)
         ),
     )
+
+
+def _check_work_names(
+    reader: _Reader,
+    work: tuple[Work, ...],
+    functions: tuple[Function, ...],
+    ways_in: tuple[WayIn, ...],
+) -> None:
+    names = [kind.name for kind in work]
+    for number, function in enumerate(functions):
+        if function.because:
+            reader.one_of(("function", number), "work", function.because, names)
+    for number, way_in in enumerate(ways_in):
+        for name in way_in.brings:
+            reader.one_of(("way_in", number), "work", name, names)
 
 
 def _features(reader: _Reader, data: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, bool]]:
@@ -319,7 +337,7 @@ def _slots(reader: _Reader, at: tuple[str, int], names: Iterable[str]) -> tuple[
 
 _FUNCTION_KEYS = (
     "symbols", "frame", "arguments", "modifies", "sets", "interrupts", "returns_interrupts",
-    "dispatches", "before_call", "returns", "moves_frame", "nonzero", "through",
+    "dispatches", "before_call", "because", "returns", "moves_frame", "nonzero", "through",
 )  # fmt: skip
 
 
@@ -329,7 +347,7 @@ def _function(reader: _Reader, section: str, number: int, table: dict[str, Any])
     arguments = reader.typed(at, table, "arguments", [])
     for argument in arguments:
         inner = re.sub(r"^int\((.*)\)$", r"\1", argument)
-        reader.one_of(at, "argument", inner, (*SLOTS, "frame", "any"))
+        reader.one_of(at, "argument", inner, (*SLOTS, "frame", "previous task", "any"))
     sets = reader.typed(at, table, "sets", {})
     through = reader.typed(at, table, "through", "")
     if through:
@@ -364,7 +382,8 @@ def _function(reader: _Reader, section: str, number: int, table: dict[str, Any])
         ),
         dispatches=reader.typed(at, table, "dispatches", False),
         before_call=reader.typed(at, table, "before_call", False),
-        returns=reader.one_of(at, "returns", table.get("returns", ""), ("", "frame")),
+        because=reader.typed(at, table, "because", ""),
+        returns=reader.one_of(at, "returns", table.get("returns", ""), ("", "frame", "number")),
         moves_frame=reader.typed(at, table, "moves_frame", False),
         nonzero=tuple(nonzero),
         shared=through,
@@ -387,7 +406,7 @@ def _ways_in(reader: _Reader, data: Mapping[str, Any]) -> tuple[WayIn, ...]:
     found = []
     for number, table in enumerate(_tables(reader, data, "way_in")):
         at = ("way_in", number)
-        reader.keys(at, table, ("symbol", "by", "bits", "slots", "canonical_ip"))
+        reader.keys(at, table, ("symbol", "by", "bits", "slots", "canonical_ip", "brings"))
         slots = reader.typed(at, table, "slots", {})
         for slot, value in slots.items():
             reader.one_of(at, "slot", slot, SLOTS)
@@ -400,6 +419,7 @@ def _ways_in(reader: _Reader, data: Mapping[str, Any]) -> tuple[WayIn, ...]:
                 reader.typed(at, table, "bits", 64),
                 tuple(slots.items()),
                 reader.typed(at, table, "canonical_ip", False),
+                tuple(reader.typed(at, table, "brings", [])),
             )
         )
     if not found:
@@ -449,12 +469,13 @@ def _dispatch_tables(reader: _Reader, data: Mapping[str, Any]) -> tuple[Dispatch
     found = []
     for number, table in enumerate(_tables(reader, data, "table")):
         at = ("table", number)
-        reader.keys(at, table, ("symbol", "abi", "marker_bit"))
+        reader.keys(at, table, ("symbol", "abi", "marker_bit", "stub_prefix"))
         found.append(
             DispatchTable(
                 reader.typed(at, table, "symbol", ""),
                 reader.one_of(at, "ABI", table.get("abi", "64"), ("64", "x32")),
                 reader.typed(at, table, "marker_bit", 0) if "marker_bit" in table else None,
+                reader.typed(at, table, "stub_prefix", "stub_"),
             )
         )
     return tuple(found)
@@ -478,7 +499,7 @@ def _work(
         found.append(
             Work(
                 reader.typed(at, table, "name", ""),
-                reader.one_of(at, "word", table.get("word"), names),
+                reader.one_of(at, "word", table.get("word", ""), ("", *names)),
                 reader.typed(at, table, "mask", 0),
                 reader.one_of(at, "place", table.get("before", ""), ("", "handler", "way out")),
                 tuple(done_by),

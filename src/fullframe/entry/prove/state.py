@@ -63,6 +63,7 @@ class Known(NamedTuple):
         work: status of each kind of work of the contract: ``unseen``, ``none`` or ``found``.
         called: whether the system call has been made.
         condition: what the flags stand for, None where that is not known.
+        handler_due: the handler that the stub being followed has to lead to; "" for any.
     """
 
     machine: State
@@ -73,6 +74,7 @@ class Known(NamedTuple):
     work: tuple[str, ...]
     called: bool
     condition: Condition | None
+    handler_due: str
 
     def slot(self, name: str) -> Value:
         """Return what the frame has to hold in a slot."""

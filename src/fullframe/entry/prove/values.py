@@ -11,7 +11,7 @@ from fullframe.track.values import OTHER, UNKNOWN, Address, Constant, Entry, Reg
 from fullframe.x86.registers import IP, SLOT_OF_REGISTER
 
 #: Pseudo registers of :class:`~fullframe.track.values.Entry`, after the instruction pointer.
-FLAGS, CS, SS = 17, 18, 19
+FLAGS, CS, SS, PREVIOUS_TASK = 17, 18, 19, 20
 
 ENTRY_STACK: Final = Region("entry stack")
 TASK_STACK: Final = Region("task stack")
@@ -212,6 +212,8 @@ def describe(value: Value | None) -> str:
     if value is None:
         return "unwritten"
     if isinstance(value, Entry):
+        if value.register == PREVIOUS_TASK:
+            return "the task that ran before"
         name = _ENTRY_NAMES.get(value.register) or SLOT_OF_REGISTER[value.register]
         return f"the user's {name}"
     if isinstance(value, Constant):

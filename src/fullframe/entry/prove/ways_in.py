@@ -6,7 +6,7 @@ an interrupt in 64-bit mode), AMD APM vol. 2 section 6.1 (SYSCALL in compatibili
 
 from __future__ import annotations
 
-from fullframe.entry.prove.contract import Contract, WayIn
+from fullframe.entry.prove.contract import Contract, WayIn, Work
 from fullframe.entry.prove.facts import NO_FACTS, Facts, with_bits
 from fullframe.entry.prove.state import USERS, Known, Modes
 from fullframe.entry.prove.values import (
@@ -16,6 +16,7 @@ from fullframe.entry.prove.values import (
     FLAGS,
     INTO_C,
     LIVE_FLAGS,
+    PREVIOUS_TASK,
     SS,
     TASK_STACK,
     expression,
@@ -26,7 +27,7 @@ from fullframe.track.state import Slots, StateSpace
 from fullframe.track.values import Value, address, constant, entry
 from fullframe.x86.flags import RF
 from fullframe.x86.ptregs import OFFSET_OF_SLOT, SLOTS, register_of_slot
-from fullframe.x86.registers import CX, IP, R11, SP, X86_64
+from fullframe.x86.registers import AX, CX, IP, R11, SP, X86_64
 
 _NUMBERS = {name: number for number, name in enumerate(X86_64.register_names[:16])}
 _SPECIAL = {"orig_ax": 0, "ip": IP, "cs": CS, "flags": FLAGS, "sp": SP, "ss": SS}
@@ -53,6 +54,12 @@ def frame_due(way_in: WayIn) -> tuple[Value, ...]:
         else:
             frame[slot] = LIVE_FLAGS if value == "live flags" else users(value)
     return tuple(frame[slot] for slot in SLOTS)
+
+
+def _status(kind: Work, way_in: WayIn) -> str:
+    if kind.name in way_in.brings:
+        return "found"
+    return "unseen" if kind.word else "none"
 
 
 def initial(contract: Contract, way_in: WayIn, space: StateSpace, separate_tables: bool) -> Known:
@@ -88,6 +95,7 @@ def initial(contract: Contract, way_in: WayIn, space: StateSpace, separate_table
     elif way_in.by == "fork":
         registers = [something("a register of the task that ran before")] * 16
         base = contract.frame_offset_bytes
+        registers[AX] = entry(PREVIOUS_TASK)
         registers[SP] = address(TASK_STACK, base)
         for slot, value in zip(SLOTS, frame, strict=True):
             slots[TASK_STACK, base + OFFSET_OF_SLOT[slot]] = value
@@ -105,7 +113,8 @@ def initial(contract: Contract, way_in: WayIn, space: StateSpace, separate_table
         frame=frame,
         facts=facts,
         features=frozenset(),
-        work=tuple("unseen" for _ in contract.work),
+        work=tuple(_status(kind, way_in) for kind in contract.work),
         called=way_in.by == "fork",
         condition=None,
+        handler_due="",
     )
