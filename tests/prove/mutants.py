@@ -74,11 +74,7 @@ def _displaced(i: Instruction, raw: bytes, where: str) -> Iterator[Mutant]:
         if OpKind.MEMORY in kinds and i.mnemonic != Mnemonic.NOP:
             changed.memory_displacement = (i.memory_displacement + delta) & ((1 << 64) - 1)
         elif i.mnemonic in (Mnemonic.ADD, Mnemonic.SUB) and i.op0_register == Register.RSP:
-            changed.set_immediate_i32(1, i.immediate(1) + delta) if kinds[
-                1
-            ] == OpKind.IMMEDIATE32TO64 else setattr(
-                changed, "immediate8to64", i.immediate(1) + delta
-            )
+            changed.set_immediate_i32(1, i.immediate(1) + delta)
         else:
             return
         encoding = _encoded(changed, i)
@@ -143,3 +139,22 @@ def applied(image: Image, data: bytes, mutant: Mutant) -> Image:
     changed = bytearray(data)
     changed[offset : offset + len(mutant.encoding)] = mutant.encoding
     return Image.from_bytes(changed, image.path)
+
+
+def equivalent(image: Image, strategy: str, mutant: Mutant) -> str | None:
+    """Return why a mutant does what the original does; None if no reason is known."""
+    after = {symbol.address: symbol.name for symbol in image.function_symbols()}
+    end = after.get(mutant.address + len(mutant.encoding) + 1) or after.get(
+        mutant.address + len(mutant.encoding)
+    )
+    if (
+        strategy == "partial"
+        and mutant.name.startswith("deleted")
+        and ": jmp " in mutant.name
+        and end == "stub_call_return"
+    ):
+        return (
+            "control falls into stub_call_return, which stores rax as .Lslow_store does, and then "
+            "loads bx, bp, r12-r15 from slots that, after phase 2 of tracing, hold the same"
+        )
+    return None

@@ -41,6 +41,7 @@ _MOST_APART = 8
 #: States at one place, and of one way in, before it is given up: bounds hostile input.
 _MOST_AT_ONE_PLACE = 1024
 _MOST_STATES = 60_000
+_MOST_SCANNED = 20_000
 _OUT = {
     Mnemonic.SYSRETQ: "SYSRETQ", Mnemonic.SYSRET: "SYSRETL", Mnemonic.IRETQ: "IRETQ",
 }  # fmt: skip
@@ -121,9 +122,7 @@ class Explorer:
     # ------------------------------------------------------------------ the whole
 
     def run(self, starts: list[tuple[int, Known]]) -> EntryProof:
-        """Follow everything from the first instruction, in each of the states given."""
-        for start, _ in starts:
-            self._scan(start)
+        """Follow everything from the first instruction, which was scanned, in each state."""
         for start, known in starts:
             self._go(start, known, -1)
         while self.work:
@@ -152,17 +151,30 @@ class Explorer:
         verdict = "full" if call.verdicts == {"full"} else None
         if call.verdicts in ({"partial"}, {"partial", "full"}):
             verdict = "partial"
-        slots = {slot: " | ".join(texts) for slot, texts in call.slots.items()}
+        # The user's value first, then whatever else it is on other paths.
+        slots = {
+            slot: " | ".join(
+                sorted(texts, key=lambda text: (not text.startswith("the user"), text))
+            )
+            for slot, texts in call.slots.items()
+        }
         return CallVerdict(key[0], call.callee, verdict, slots, call.ok)
 
-    def _scan(self, start: int) -> None:
-        """Find where control can meet, and which CPU features matter from where on."""
+    def scan(self, start: int) -> set[int]:
+        """Find where control can meet, and which CPU features matter from where on.
+
+        Args:
+            start: the first instruction.
+
+        Returns:
+            The features that some alternative on the way asks for.
+        """
         code = self.code
         successors: dict[int, list[int]] = {}
         work, returns, ends = [start], [], []
         while work:
             where = work.pop()
-            if where in successors or len(successors) > _MOST_STATES:
+            if where in successors or len(successors) > _MOST_SCANNED:
                 continue
             out: list[int] = []
             for alternative in code.sites.get(where, ()):
@@ -179,7 +191,7 @@ class Explorer:
                     self.leaders.update(out)
             if code.sites.get(where):
                 self.leaders.update(out)
-            out = [target for target in out if code.is_code(target)]
+            out = [target for target in out if self._in_assembly(target)]
             successors[where] = out
             work += out
         if code.sites:
@@ -189,6 +201,22 @@ class Explorer:
             for where in ends:
                 successors[where] = successors[where] + returns
             self._spread(successors)
+        return {a.feature for where in successors for a in code.sites.get(where, ())}
+
+    def _in_assembly(self, target: int) -> bool:
+        """Return whether the scan goes on at a place: not in what is marked as a function.
+
+        Entry code is no function to the ABI, and is not marked as one in Linux; what is, most
+        likely is C, and may be the whole kernel. If it is assembly, and followed later, features
+        are forgotten early there: more paths are followed than there are.
+        """
+        if not self.code.is_code(target) or self._named(target) is not None:
+            return False
+        if not self.code.sites:
+            return True
+        names = self.code.names_by_address.get(target, ())
+        symbols = [self.code.symbol(name) for name in names]
+        return not any(symbol is not None and symbol.kind == "func" for symbol in symbols)
 
     def _spread(self, successors: dict[int, list[int]]) -> None:
         """Compute the features of sites reachable from each place, backward to a fixed point."""

@@ -61,22 +61,22 @@ def prove_image(
     findings: list[ProofFinding] = []
     unproved: list[Unproved] = []
     absent: list[str] = []
+    explorers: list[tuple[Explorer, int]] = []
     for way_in in chosen:
         starts = _starts(code, contract, handlers, way_in)
         if not starts:
             absent.append(way_in.symbol)
         for name, where in starts:
-            if stop_at_first and (findings or unproved):
-                break
             explorer = Explorer(code, contract, handlers, way_in, name, decided, stop_at_first)
-            states = _states(contract, way_in, explorer, decided)
-            if way_in.by == "call":
-                prefix = next(t.stub_prefix for t in contract.tables if t.symbol == way_in.symbol)
-                due = name.removeprefix(prefix)
-                states = [known._replace(handler_due=due) for known in states]
-            proofs.append(explorer.run([(where, known) for known in states]))
-            findings += explorer.findings.values()
-            unproved += explorer.unproved.values()
+            explorers.append((explorer, where))
+    met = {feature for explorer, where in explorers for feature in explorer.scan(where)}
+    for explorer, where in explorers:
+        if stop_at_first and (findings or unproved):
+            break
+        states = _states(contract, explorer, decided, met)
+        proofs.append(explorer.run([(where, known) for known in states]))
+        findings += explorer.findings.values()
+        unproved += explorer.unproved.values()
     if not proofs:
         known = ", ".join(way.symbol for way in chosen)
         raise InputError(
@@ -145,17 +145,31 @@ def _starts(
 
 
 def _states(
-    contract: Contract, way_in: WayIn, explorer: Explorer, decided: dict[int, bool]
+    contract: Contract, explorer: Explorer, decided: dict[int, bool], met: set[int]
 ) -> list[Known]:
-    """Return the states at the first instruction: with and without page tables of its own."""
+    """Return the states at the first instruction: with and without page tables of its own.
+
+    Args:
+        contract: names the feature that separates page tables.
+        explorer: of the way in.
+        decided: features that are known.
+        met: features that some alternative asks for in what the ways in lead to. Where none
+            asks for separate page tables, the kernel was built without.
+    """
+    way_in = explorer.way_in
+    due = ""
+    if way_in.by == "call":
+        prefix = next(t.stub_prefix for t in contract.tables if t.symbol == way_in.symbol)
+        due = explorer.name.removeprefix(prefix)
     number = contract.features.get(contract.cr3_feature)
-    sites = explorer.code.sites.values()
-    if number is None or not any(a.feature == number for group in sites for a in group):
-        return [initial(contract, way_in, explorer.space, separate_tables=False)]
+    if number is None or number not in met:
+        known = initial(contract, way_in, explorer.space, separate_tables=False)
+        return [known._replace(handler_due=due)]
     choices = [decided[number]] if number in decided else [True, False]
     states = []
     for separate in choices:
         known = initial(contract, way_in, explorer.space, separate_tables=separate)
+        known = known._replace(handler_due=due)
         if number not in decided:
             known = known._replace(features=frozenset({(number, separate)}))
         states.append(known)
