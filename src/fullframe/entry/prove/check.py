@@ -307,6 +307,8 @@ class Checker:
 
     def _modes_at_exit(self, known: Known, rule: WayOut) -> Iterator[Problem]:
         modes, code, name = known.modes, codes.WRONG_MODE_AT_EXIT, rule.instruction
+        if self.way_in.dispatches and not known.called:
+            yield codes.WRONG_ORDER, f"{name} although the system call was not made"
         if modes.gs != "user":
             yield code, f"{name} with GS base {_whose(modes.gs)}"
         if modes.tables not in ("user", "shared"):

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from fullframe.errors import Place
+
 #: How user mode came into the kernel, or, for the last two, where the frame comes from otherwise.
 WAYS_IN = ("SYSCALL", "SYSCALL32", "SYSENTER", "INT", "fork", "call")
 WAYS_OUT = ("SYSRETQ", "SYSRETL", "IRETQ")
+_NOWHERE = Place("")
 WORD_KINDS = ("task stack top", "entry stack top", "scratch", "thread flags")
 
 
@@ -24,12 +27,14 @@ class Word:
         symbol: the symbol it is counted from; "" for the start of the per-CPU data.
         offset_bytes: from the symbol.
         holds: one of :data:`WORD_KINDS`.
+        place: where the contract names it.
     """
 
     name: str
     symbol: str
     offset_bytes: int
     holds: str
+    place: Place = _NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +126,16 @@ class DispatchTable:
         marker_bit: bit that must have been set in the number, and cleared; None for none.
         stub_prefix: what the name of an assembly stub has before the name of the handler that
             it leads to.
+        optional: whether a linked image may lack it.
+        place: where the contract names it.
     """
 
     symbol: str
     abi: str
     marker_bit: int | None
     stub_prefix: str = "stub_"
+    optional: bool = False
+    place: Place = _NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,11 @@ class WayIn:
             number, the name of another of the user's registers, or ``live flags``.
         canonical_ip: whether the user's ip is canonical by the platform's promise.
         brings: work that has to be done on every path from here.
+        flags: (hardware number, name) of registers whose being zero or not announces work, under
+            that name.
+        optional: whether a linked image may lack it.
+        dispatches: whether every path from here makes the system call.
+        place: where the contract names it.
     """
 
     symbol: str
@@ -150,6 +164,10 @@ class WayIn:
     slots: tuple[tuple[str, str | int], ...] = ()
     canonical_ip: bool = False
     brings: tuple[str, ...] = ()
+    flags: tuple[tuple[int, str], ...] = ()
+    optional: bool = False
+    dispatches: bool = False
+    place: Place = _NOWHERE
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,14 +320,7 @@ class Explorer:
     def _step(self, known: Known, i: Instruction, raw: bytes) -> Known | None:
         stepper = self.stepper
         after = stepper.step(known, i, raw)
-        if stepper.problems:
-            for message in stepper.problems:
-                self._found(codes.WRONG_MEMORY, i.ip, message)
-            stepper.problems.clear()
-        if stepper.unproved:
-            for reason in stepper.unproved:
-                self._cannot(i.ip, reason)
-            stepper.unproved.clear()
+        if not self._reported(i):
             return None
         if after.modes is not known.modes and after.modes.interrupts != "off":
             work = tuple(
@@ -336,6 +329,18 @@ class Explorer:
             )
             after = after._replace(work=work)
         return after
+
+    def _reported(self, i: Instruction) -> bool:
+        """Report what the stepper met at an instruction; return whether the path goes on."""
+        stepper = self.stepper
+        for message in stepper.problems:
+            self._found(codes.WRONG_MEMORY, i.ip, message)
+        for reason in stepper.unproved:
+            self._cannot(i.ip, reason)
+        goes_on = not stepper.unproved
+        stepper.problems.clear()
+        stepper.unproved.clear()
+        return goes_on
 
     # ------------------------------------------------------------------ alternatives
 
@@ -430,13 +435,7 @@ class Explorer:
 
     def _push_return(self, known: Known, i: Instruction) -> Known | None:
         after = self.stepper.push(known, constant(self.code.after(i)))
-        if self.stepper.unproved or self.stepper.problems:
-            reasons = self.stepper.unproved + self.stepper.problems
-            self.stepper.unproved.clear()
-            self.stepper.problems.clear()
-            self._cannot(i.ip, "; ".join(reasons))
-            return None
-        return after
+        return after if self._reported(i) else None
 
     def _named(self, target: int) -> Function | Helper | None:
         """Return what the contract, or the system-call table, says of a place."""

@@ -160,6 +160,7 @@ class Memory:
         if isinstance(place, Data):
             self._need_gs(known, place, problems)
             return self._contents(known, place)
+        self._need_tables(known, place, problems)
         if place.offset_bytes >= 0 and place.region in (TASK_STACK, ENTRY_STACK):
             return something(f"memory beyond the top of the {place.region.name}")
         aligned = place.offset_bytes - place.offset_bytes % 8
@@ -180,6 +181,11 @@ class Memory:
             return word_read(word.name)
         found = known.machine.slots.get((PER_CPU, self._scratch_key(word)))
         return something(f"what was left in {word.name}") if found is None else found
+
+    @staticmethod
+    def _need_tables(known: Known, place: Address, problems: list[str]) -> None:
+        if place.region is TASK_STACK and known.modes.tables == "user":
+            problems.append("the task stack is used with the user's page tables")
 
     @staticmethod
     def _need_gs(known: Known, place: Data, problems: list[str]) -> None:
@@ -209,6 +215,7 @@ class Memory:
         if isinstance(place, Data):
             self._need_gs(known, place, problems)
             return self._write_data(known, place, size_bytes, value, problems, unproved)
+        self._need_tables(known, place, problems)
         if place.offset_bytes + size_bytes > 0 and place.region in (TASK_STACK, ENTRY_STACK):
             problems.append(f"stores beyond the top of the {place.region.name}")
             return known

@@ -56,7 +56,7 @@ def prove_image(
         table = open_table(contract.annotations)
     handlers = Handlers(contract.handler, table)
     chosen = _ways_in(contract, entries)
-    _check_symbols(code, contract)
+    _check_symbols(code, contract, chosen)
     proofs: list[EntryProof] = []
     findings: list[ProofFinding] = []
     unproved: list[Unproved] = []
@@ -176,22 +176,27 @@ def _states(
     return states
 
 
-def _check_symbols(code: Code, contract: Contract) -> None:
-    """Refuse a contract that means another image: words and tables must be there."""
+def _check_symbols(code: Code, contract: Contract, chosen: list[WayIn]) -> None:
+    """Refuse a contract that names what a linked image has not.
+
+    A relocatable object has symbols only for what it uses, so it may lack some.
+    """
+    if code.image.is_relocatable:
+        return
+    wanted = [(word.symbol, word.place) for word in contract.words if word.symbol]
+    wanted += [(t.symbol, t.place) for t in contract.tables if not t.optional]
+    wanted += [(way.symbol, way.place) for way in chosen if not way.optional]
     errors = []
-    wanted = {word.symbol for word in contract.words if word.symbol}
-    wanted |= {table.symbol for table in contract.tables}
-    present = wanted & code.names
-    for name in sorted(wanted - code.names):
-        if present or len(wanted) == 1:
+    for name, place in dict(wanted).items():
+        if name in code.names:
             continue
         near = difflib.get_close_matches(name, code.names, 3)
         errors.append(
             InputError(
-                Place(contract.path),
+                place,
                 f"symbol {name}, which {code.image.path} has not",
                 "a symbol of the image",
-                f"did you mean {', '.join(near)}?" if near else "check the contract",
+                f"did you mean {', '.join(near)}?" if near else "check contract and image",
             )
         )
     if errors:

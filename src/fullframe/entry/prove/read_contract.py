@@ -48,6 +48,7 @@ class _Reader:
         """Find where ``needle`` stands in the ``number``-th table of that name."""
         header = re.compile(rf"\s*\[\[?{re.escape(section)}(\.[^\]]*)?\]\]?")
         seen, inside, start = -1, False, None
+        bare: Place | None = None
         for index, line in enumerate(self.lines, 1):
             if re.match(r"\s*\[[^\]]", line) or line.lstrip().startswith("[["):
                 inside = header.match(line) is not None
@@ -55,10 +56,12 @@ class _Reader:
                 if inside and seen == number and start is None:
                     start = index
             if inside and seen == number:
-                column = line.find(needle)
-                if needle and column >= 0:
-                    return Place(self.path, index, column + 1)
-        return Place(self.path, start or 1, 1)
+                quoted, column = line.find(f'"{needle}"'), line.find(needle)
+                if needle and quoted >= 0:
+                    return Place(self.path, index, quoted + 2)
+                if needle and column >= 0 and bare is None:
+                    bare = Place(self.path, index, column + 1)
+        return bare or Place(self.path, start or 1, 1)
 
     def wrong(
         self, where: tuple[str, int], needle: str, found: str, expected: str, known: Iterable[str]
@@ -217,8 +220,10 @@ def _contract(reader: _Reader, data: Mapping[str, Any]) -> Contract:
         reader, "handler", 0, {k: v for k, v in handler_table.items() if k != "annotations"}
     )
     offset, invariants = _frame(reader, data)
-    work = _work(reader, data, words, functions)
     ways_in = _ways_in(reader, data)
+    flags = [word.name for word in words if word.holds == "thread flags"]
+    flags += [name for way_in in ways_in for _, name in way_in.flags]
+    work = _work(reader, data, flags, functions)
     _check_work_names(reader, work, functions, ways_in)
     canonical = _single(reader, data, "canonical")
     for key in canonical:
@@ -320,6 +325,7 @@ def _words(reader: _Reader, data: Mapping[str, Any]) -> tuple[Word, ...]:
                 reader.typed(at, table, "symbol", ""),
                 reader.typed(at, table, "offset", 0),
                 reader.one_of(at, "contents", table.get("holds"), WORD_KINDS),
+                reader.place("word", number, str(table.get("symbol", ""))),
             )
         )
     return tuple(words)
@@ -402,11 +408,26 @@ def _fact(text: str) -> tuple[str, int, int] | None:
     return None if match is None else (match[1], 0, 48)
 
 
+_WAY_IN_KEYS = (
+    "symbol", "by", "bits", "slots", "canonical_ip", "brings", "flags", "optional", "dispatches",
+)  # fmt: skip
+
+
+def _flag_registers(
+    reader: _Reader, at: tuple[str, int], table: Mapping[str, Any]
+) -> tuple[tuple[int, str], ...]:
+    found = []
+    for register, name in reader.typed(at, table, "flags", {}).items():
+        if reader.one_of(at, "register", register, _REGISTERS) in _REGISTERS:
+            found.append((_REGISTERS[register], str(name)))
+    return tuple(found)
+
+
 def _ways_in(reader: _Reader, data: Mapping[str, Any]) -> tuple[WayIn, ...]:
     found = []
     for number, table in enumerate(_tables(reader, data, "way_in")):
         at = ("way_in", number)
-        reader.keys(at, table, ("symbol", "by", "bits", "slots", "canonical_ip", "brings"))
+        reader.keys(at, table, _WAY_IN_KEYS)
         slots = reader.typed(at, table, "slots", {})
         for slot, value in slots.items():
             reader.one_of(at, "slot", slot, SLOTS)
@@ -420,6 +441,10 @@ def _ways_in(reader: _Reader, data: Mapping[str, Any]) -> tuple[WayIn, ...]:
                 tuple(slots.items()),
                 reader.typed(at, table, "canonical_ip", False),
                 tuple(reader.typed(at, table, "brings", [])),
+                _flag_registers(reader, at, table),
+                reader.typed(at, table, "optional", False),
+                reader.typed(at, table, "dispatches", False),
+                reader.place("way_in", number, str(table.get("symbol", ""))),
             )
         )
     if not found:
@@ -469,13 +494,15 @@ def _dispatch_tables(reader: _Reader, data: Mapping[str, Any]) -> tuple[Dispatch
     found = []
     for number, table in enumerate(_tables(reader, data, "table")):
         at = ("table", number)
-        reader.keys(at, table, ("symbol", "abi", "marker_bit", "stub_prefix"))
+        reader.keys(at, table, ("symbol", "abi", "marker_bit", "stub_prefix", "optional"))
         found.append(
             DispatchTable(
                 reader.typed(at, table, "symbol", ""),
                 reader.one_of(at, "ABI", table.get("abi", "64"), ("64", "x32")),
                 reader.typed(at, table, "marker_bit", 0) if "marker_bit" in table else None,
                 reader.typed(at, table, "stub_prefix", "stub_"),
+                reader.typed(at, table, "optional", False),
+                reader.place("table", number, str(table.get("symbol", ""))),
             )
         )
     return tuple(found)
@@ -484,10 +511,9 @@ def _dispatch_tables(reader: _Reader, data: Mapping[str, Any]) -> tuple[Dispatch
 def _work(
     reader: _Reader,
     data: Mapping[str, Any],
-    words: tuple[Word, ...],
+    names: list[str],
     functions: tuple[Function, ...],
 ) -> tuple[Work, ...]:
-    names = [word.name for word in words if word.holds == "thread flags"]
     symbols = [symbol for function in functions for symbol in function.symbols]
     found = []
     for number, table in enumerate(_tables(reader, data, "work")):
@@ -500,7 +526,7 @@ def _work(
             Work(
                 reader.typed(at, table, "name", ""),
                 reader.one_of(at, "word", table.get("word", ""), ("", *names)),
-                reader.typed(at, table, "mask", 0),
+                reader.typed(at, table, "mask", 0) & (1 << 64) - 1,
                 reader.one_of(at, "place", table.get("before", ""), ("", "handler", "way out")),
                 tuple(done_by),
                 reader.typed(at, table, "volatile", False),

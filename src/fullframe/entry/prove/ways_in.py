@@ -22,6 +22,7 @@ from fullframe.entry.prove.values import (
     expression,
     left,
     something,
+    word_read,
 )
 from fullframe.track.state import Slots, StateSpace
 from fullframe.track.values import Value, address, constant, entry
@@ -103,6 +104,8 @@ def initial(contract: Contract, way_in: WayIn, space: StateSpace, separate_table
         registers[SP] = address(CALLER_STACK, 0)
         slots[CALLER_STACK, 0] = INTO_C
         modes = modes._replace(interrupts="on")
+    for register, flag in way_in.flags:
+        registers[register] = word_read(flag)
     if way_in.canonical_ip:
         facts = facts | {("canonical", entry(IP), 48)}
     for slot, mask, bits in contract.invariants:
