@@ -106,6 +106,7 @@ def _work_after(
     contract: Contract, known: Known, function: Function, interrupts: str
 ) -> tuple[str, ...]:
     out = []
+    words = {word.name for word in contract.words}
     for kind, status in zip(contract.work, known.work, strict=True):
         if any(symbol in kind.done_by for symbol in function.symbols):
             # C code that returns with interrupts off has looked after it did the work.

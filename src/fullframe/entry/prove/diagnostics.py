@@ -106,7 +106,7 @@ DIAGNOSTICS = catalogue(
         ),
         Diagnostic(
             WRONG_ORDER,
-            "the system call is made twice, or work comes after it",
+            "the system call is made twice or not at all, or work comes after it",
             "A C function that makes the call, or has to run before it, is reached on a path on "
             "which the call has been made already.",
             "A jump is missing, and control falls into what follows.",

@@ -57,10 +57,11 @@ def frame_due(way_in: WayIn) -> tuple[Value, ...]:
     return tuple(frame[slot] for slot in SLOTS)
 
 
-def _status(kind: Work, way_in: WayIn) -> str:
+def _status(contract: Contract, kind: Work, way_in: WayIn) -> str:
     if kind.name in way_in.brings:
         return "found"
-    return "unseen" if kind.word else "none"
+    announced = [word.name for word in contract.words] + [name for _, name in way_in.flags]
+    return "unseen" if kind.word in announced else "none"
 
 
 def initial(contract: Contract, way_in: WayIn, space: StateSpace, separate_tables: bool) -> Known:
@@ -116,7 +117,7 @@ def initial(contract: Contract, way_in: WayIn, space: StateSpace, separate_table
         frame=frame,
         facts=facts,
         features=frozenset(),
-        work=tuple(_status(kind, way_in) for kind in contract.work),
+        work=tuple(_status(contract, kind, way_in) for kind in contract.work),
         called=way_in.by == "fork",
         condition=None,
         handler_due="",
