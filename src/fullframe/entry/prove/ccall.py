@@ -108,12 +108,13 @@ def _work_after(
     out = []
     words = {word.name for word in contract.words}
     for kind, status in zip(contract.work, known.work, strict=True):
+        again = kind.volatile or (
+            function.dispatches and kind.before == "way out" and kind.word in words
+        )
         if any(symbol in kind.done_by for symbol in function.symbols):
             # C code that returns with interrupts off has looked after it did the work.
             status = "none" if not kind.volatile or interrupts == "off" else "unseen"
-        elif (kind.volatile and status == "none") or (
-            function.dispatches and kind.before == "way out" and status == "none"
-        ):
+        elif again and status == "none":
             status = "unseen"
         out.append(status)
     return tuple(out)
