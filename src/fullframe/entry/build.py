@@ -108,6 +108,11 @@ class BuiltEntry:
         sizes = self.table_bytes
         return sum(sizes.get(name, 0) for name in SLOW_TABLES.values())
 
+    @property
+    def generated_objects(self) -> tuple[Path, ...]:
+        """The objects of the generated code alone, without the stand-ins for C functions."""
+        return tuple(self.objects[name] for name in self.code.sources)
+
     def subject(self) -> Subject:
         """Describe the image to the harness."""
         return describe(self.code, self.image_path)

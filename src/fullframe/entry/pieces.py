@@ -201,8 +201,8 @@ def leave_fast(listing: Listing, *, otherwise: str) -> None:
     listing.why(
         """An ordinary call changes no slot but ax, so SYSRET will do, unless the user is
         single-stepping: SYSRET would trap before the user's next instruction, not after.
-        flags, not r11, is the slot to load: nobody has written only one of them, but
-        who does (iopl once did) means flags."""
+        r11 is loaded from the flags slot, not from its own: what C code does to the
+        user's flags must not be lost."""
     )
     listing.op("movq", "PT_FLAGS(%rsp), %r11")
     listing.op("testl", "$(FLAGS_TF | FLAGS_RF), %r11d")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from fullframe.run.diagnostics import (
@@ -89,6 +90,7 @@ class Harness:
         self.differences: list[Difference] = []
         self.difference_count = 0
         self.calls = self.children = 0
+        self.left_by: Counter[str] = Counter()
         self.handlers_reached: set[tuple[int, str]] = set()
         #: Names of the slots that held something written when the last handler was reached.
         self.slots_written: tuple[str, ...] = ()
@@ -97,15 +99,10 @@ class Harness:
         self._leaving = leaving_instructions(self.image)
         self._make_noise(noise_seed)
         self._hook()
+        self._record: Callable[[int], None] | None = None
         self._clean = True
         self._index = 0
         self._child: tuple[bytes, list[int]] | None = None
-
-    def overlay(self, table: str, copied: str) -> None:
-        """Write the contents of one table over another of the same size."""
-        symbols, sizes = self.image.symbols, self.image.symbol_sizes
-        data = self.image.read(symbols[copied], sizes[copied])
-        self._emulator.write(symbols[table], data[: sizes[table]])
 
     def record_path(self) -> list[TracedInstruction]:
         """Record every instruction that is executed from now on, stand-ins left out.
@@ -124,6 +121,8 @@ class Harness:
                 lengths[at] = code[: iced_x86.Decoder(64, code, ip=at).decode().len]
             recorded.append(TracedInstruction(at, lengths[at]))
 
+        # At the last instruction the harness ends the run before this hook is called.
+        self._record = record
         self._emulator.hook_code(address, address + size_bytes, record)
         return recorded
 
@@ -152,6 +151,8 @@ class Harness:
         )
         self.calls += 1
         outcome = self._go(self.subject.entry)
+        if outcome.left_by:
+            self.left_by[outcome.left_by] += 1
         child = self._child_made()
         if child is not None:
             outcome = Outcome(outcome.user, outcome.left_by, self._run_child(*child))
@@ -335,6 +336,8 @@ class Harness:
         """SYSRET or IRET is about to execute: execute it."""
         *registers, flags, gs_base = self._emulator.read_registers(_AT_EXIT)
         self._left_by = self._leaving[address]
+        if self._record is not None:
+            self._record(address)
         if flags & IF:
             self._differ(WRONG_MODE, "user mode", "interrupts before leaving", "off", "on")
         if gs_base != USER_GS_BASE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fullframe.errors import InputError, Place
@@ -56,6 +56,16 @@ class Image:
                 return segment.data[start : start + size_bytes]
         return b""
 
+    def with_bytes(self, address: int, data: bytes) -> Image:
+        """Return a copy that holds other bytes at an address, which one segment must hold."""
+        segments = list(self.segments)
+        for index, segment in enumerate(segments):
+            if segment.address <= address and address + len(data) <= segment.end:
+                start = address - segment.address
+                changed = segment.data[:start] + data + segment.data[start + len(data) :]
+                segments[index] = replace(segment, data=changed)
+        return replace(self, segments=tuple(segments))
+
 
 def load_image(path: Path) -> Image:
     """Load a linked x86-64 image.
@@ -93,7 +103,8 @@ def load_image(path: Path) -> Image:
         raise InputError(
             Place(str(path)), f"cannot be read: {error.strerror or error}", "a linked image"
         ) from error
-    except (ELFError, ValueError, KeyError, UnicodeDecodeError) as error:
+    # What pyelftools raises on damaged files, beside its own errors, is not documented.
+    except (ELFError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             Place(str(path)),
             f"cannot be understood: {error}",
@@ -108,6 +119,14 @@ def _segments(elf: object, path: Path) -> tuple[Segment, ...]:
     for segment in elf.iter_segments("PT_LOAD"):  # type: ignore[attr-defined]
         size_bytes = segment["p_memsz"]
         total_bytes += size_bytes
+        # The file's own figures are not believed: what is read is bounded by what is loaded.
+        if segment["p_filesz"] > size_bytes:
+            raise InputError(
+                Place(str(path)),
+                f"a segment holds {segment['p_filesz']} bytes and loads {size_bytes}",
+                "no more in the file than in memory",
+                "link the entry code again",
+            )
         if total_bytes > _LIMIT_BYTES:
             raise InputError(
                 Place(str(path)), f"loads more than {_LIMIT_BYTES} bytes", "entry code"

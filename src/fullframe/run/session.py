@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from fullframe.errors import UsageError
 from fullframe.run.draw import draw_scenarios, plain_scenario
 from fullframe.run.harness import Harness
-from fullframe.run.result import ExecutedPath, Outcome, RunReport
+from fullframe.run.image import Image, load_image
+from fullframe.run.result import MAX_KEPT, ExecutedPath, Outcome, RunReport
 from fullframe.run.scenario import Scenario
 from fullframe.run.subject import Call, CallKind, Subject
+from fullframe.x86.registers import AX
 from fullframe.x86.trace import TracedInstruction
 
 #: What ``fullframe`` runs unless it is told another.
@@ -23,6 +25,7 @@ def run_scenarios(
     *,
     progress: Callable[[int], None] | None = None,
     stop_at_first: bool = False,
+    image: Image | None = None,
 ) -> RunReport:
     """Run scenarios under a subject and hold each to the specification.
 
@@ -30,35 +33,37 @@ def run_scenarios(
         subject: the entry code.
         scenarios: the circumstances, one system call each.
         progress: called now and then with the number of calls run.
+        image: run this instead of the subject's own image, which is then not read.
         stop_at_first: end with the first scenario that shows a difference.
 
     Returns:
-        What was found. Where the subject has table overlays, the scenarios of calls that use the
-        frame are run a second time with them, and counted too.
+        What was found. Where the subject has table overlays, the scenarios of annotated calls are
+        run a second time with them, and counted too.
     """
-    harness = Harness(subject)
+    image = load_image(subject.image) if image is None else image
+    overlaid = _run_overlaid(subject, image, scenarios, stop_at_first) if scenarios else None
+    harness = Harness(subject, image=image)
     fast, slow = _slots_written(harness)
     outcomes: list[Outcome] = []
+    before = 0 if overlaid is None else overlaid.difference_count
     for index, scenario in enumerate(scenarios):
+        if stop_at_first and before + harness.difference_count:
+            break
         outcomes.append(harness.run(index, scenario))
         if progress is not None and index % 256 == 0:
             progress(harness.calls)
-        if stop_at_first and harness.difference_count:
-            break
-    reached = set(harness.handlers_reached)
-    left_by = Counter(outcome.left_by for outcome in outcomes if outcome.left_by)
-    if subject.table_overlays and not (stop_at_first and harness.difference_count):
-        _run_overlaid(harness, subject, scenarios, left_by)
+    harnesses = [harness] if overlaid is None else [harness, overlaid]
+    differences = [difference for each in harnesses for difference in each.differences]
     calls = {(call.number, call.handler) for call in subject.calls}
     return RunReport(
         subject=subject.name,
-        calls=harness.calls,
-        children=harness.children,
-        entries_called=len(calls & reached),
+        calls=sum(each.calls for each in harnesses),
+        children=sum(each.children for each in harnesses),
+        entries_called=len(calls & harness.handlers_reached),
         entries=len(calls),
-        left_by=dict(sorted(left_by.items())),
-        differences=tuple(harness.differences),
-        difference_count=harness.difference_count,
+        left_by=dict(sorted(sum((each.left_by for each in harnesses), Counter()).items())),
+        differences=tuple(differences[:MAX_KEPT]),
+        difference_count=sum(each.difference_count for each in harnesses),
         slots_written_fast=fast,
         slots_written_slow=slow,
         outcomes=tuple(outcomes),
@@ -134,12 +139,23 @@ def _slots_written(harness: Harness) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _run_overlaid(
-    harness: Harness, subject: Subject, scenarios: Sequence[Scenario], left_by: Counter[str]
-) -> None:
-    """Run the calls that use the frame again, the slow path calling by the fast path's table."""
+    subject: Subject, image: Image, scenarios: Sequence[Scenario], stop_at_first: bool
+) -> Harness | None:
+    """Run the calls that use the frame with the slow path calling by the fast path's table.
+
+    Returns:
+        The harness that ran them; None if the subject has no table to put over another.
+    """
+    if not subject.table_overlays:
+        return None
     for table, copied in subject.table_overlays:
-        harness.overlay(table, copied)
+        data = image.read(image.symbols[copied], image.symbol_sizes[copied])
+        image = image.with_bytes(image.symbols[table], data[: image.symbol_sizes[table]])
+    harness = Harness(subject, image=image)
     numbers = {call.number for call in subject.calls if call.annotated}
     for index, scenario in enumerate(scenarios):
-        if scenario.user.registers[0] in numbers:
-            left_by[harness.run(index, scenario).left_by] += 1
+        if scenario.user.registers[AX] in numbers:
+            harness.run(index, scenario)
+            if stop_at_first and harness.difference_count:
+                break
+    return harness
