@@ -18,6 +18,9 @@ from fullframe.cfi.expressions import (
     expression_text,
     fold,
 )
+from fullframe.cfi.frames import read_frames
+from fullframe.cfi.rules import CfaRegister
+from fullframe.elf.image import Image
 from fullframe.x86.registers import I386, X86_64
 from tests.cfi.samples import compiled
 from tests.cfi.writer import sleb, uleb
@@ -253,3 +256,66 @@ def test_folding_cuts_to_the_word():
     assert fold("plus", (1 << 32) - 1, 1, 32) == 0
     assert fold("shl", 1, 32, 32) == 0
     assert fold("shra", 1 << 31, 40, 32) == (1 << 32) - 1
+
+
+_AFTER_EXPRESSION = """
+#include <stdio.h>
+#include <unwind.h>
+static int depth; static unsigned long long cfa[4];
+static _Unwind_Reason_Code frame(struct _Unwind_Context *context, void *unused)
+{
+    if (depth < 4) cfa[depth] = _Unwind_GetCFA(context);
+    depth++;
+    return _URC_NO_REASON;
+}
+void record(void) { depth = 0; _Unwind_Backtrace(frame, 0); }
+__asm__(".text\\nstub:\\n.cfi_startproc\\n"
+        "sub $24, %rsp\\n.cfi_def_cfa_offset {before}\\n"
+        /* DW_CFA_def_cfa_expression: rsp+32; */
+        ".cfi_escape 0x0f, 2, 0x77, 32\\n"
+        "nop\\n{instruction}\\n"
+        "lea 8(%rsp), %rax\\n"
+        "call record\\n"
+        "add $24, %rsp\\nret\\n.cfi_endproc");
+void stub(void);
+int main(void)
+{
+    unsigned long long here = (unsigned long long)__builtin_frame_address(0);
+    stub();
+    /* The context of a frame has the CFA of the one it called: the stub's minus record's. */
+    printf("%d %lld\\n", depth, (long long)(cfa[2] - cfa[1]));
+    return here == 0;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "instruction"),
+    [
+        (32, ""),
+        # DW_CFA_def_cfa_register rsp: the last offset is used again.
+        (32, ".cfi_escape 0x0d, 7"),
+        # DW_CFA_def_cfa_offset: the expression stays in force.
+        (32, ".cfi_escape 0x0e, 72"),
+        # Both: the new offset waits for a register.
+        (48, ".cfi_escape 0x0e, 32, 0x0d, 7"),
+    ],
+)
+def test_a_new_register_for_an_expression_in_libgcc(before, instruction):
+    """What DWARF calls invalid has a meaning in practice, and our rows have the same."""
+    source = _AFTER_EXPRESSION.replace("{before}", str(before))
+    source = source.replace("{instruction}", instruction)
+    path = compiled(source, "-O0", "-fno-pie", "-no-pie", "-fasynchronous-unwind-tables")
+    done = subprocess.run([path], capture_output=True, text=True, check=True)
+    depth, distance = map(int, done.stdout.split())
+    assert depth >= 3
+    assert distance == 32
+    image = Image.open(path)
+    table = next(table for table in read_frames(image) if table.is_eh)
+    stub = next(symbol for symbol in image.symbols if symbol.name == "stub")
+    cfa = table.fde_at(stub.address).rows()[-1].cfa
+    if isinstance(cfa, CfaRegister):
+        assert cfa == CfaRegister(7, 32)
+    else:
+        assert number(cfa.code, registers={7: 0}) == 32
+    assert isinstance(cfa, CfaRegister) == instruction.endswith("0x0d, 7")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import struct
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from fullframe.cfi.frames import read_frames
+from fullframe.elf import lines
 from fullframe.elf.image import AddressError, Image
+from fullframe.elf.lines import build_id
 from fullframe.errors import InputError
 from fullframe.x86.registers import I386, X86_64
-from tests.cfi.samples import C_SOURCE, compiled, library, need
+from tests.cfi.samples import C_SOURCE, compile_source, compiled, library, need
 from tests.elf.writer import (
     EM_386,
     NOBITS,
@@ -320,8 +323,9 @@ def test_lazy_stubs_with_indirect_branch_tracking():
     image = Image.open(path)
     plt = image.section(".plt")
     assert image.section(".plt.sec") is not None
-    names = {image.import_at_plt(address) for address in range(plt.address, plt.end, 16)}
-    assert "puts" in names
+    for section in (plt, image.section(".plt.sec")):
+        stubs = range(section.address, section.end, 16)
+        assert "puts" in {image.import_at_plt(address) for address in stubs}
 
 
 def test_symbol_lookup():
@@ -334,6 +338,8 @@ def test_symbol_lookup():
     writer.symbol("label", 0x1030, text, 0, kind=0)
     writer.symbol("bare", 0x1080, text, 0, kind=0)
     writer.symbol("weak_alias", 0x1010, text, 0x40, binding=2)
+    writer.symbol("oo", 0x1010, text, 0x40, kind=0)
+    writer.symbol("o", 0x1010, text, 0x40, binding=0)
     writer.symbol("object", 0x2000, data, 8, kind=1)
     writer.symbol("note", 0x2008, data, 0, kind=0)
     writer.symbol("undefined", 0, 0)
@@ -341,7 +347,7 @@ def test_symbol_lookup():
     writer.symtab()
     image = Image.from_bytes(writer.build(), "sample.so")
     names = [symbol.name for symbol in image.function_symbols()]
-    assert names == ["outer", "weak_alias", "inner", "label", "bare"]
+    assert names == ["o", "oo", "outer", "weak_alias", "inner", "label", "bare"]
     assert image.name_of(0x1010) == "outer"
     assert image.name_of(0x1018) == "outer+0x8"
     assert image.name_of(0x1024) == "inner+0x4"
@@ -384,6 +390,49 @@ def test_source_lines_of_assembly():
     image = Image.open(compiled("\n.globl f\nf: nop\n ret\n", "-c", "-g", suffix=".s"))
     f = next(symbol for symbol in image.function_symbols() if symbol.name == "f")
     assert image.source_line(f.address + 1).endswith(".s:4")
+
+
+def test_source_lines_of_clang():
+    """It writes no .debug_aranges: what a unit covers is in the unit itself."""
+    source = "int g(int);\nint f(int a)\n{\n  return g(a) + 1;\n}\n"
+    try:
+        import ziglang  # noqa: F401
+    except ImportError:
+        skip_or_fail("the ziglang wheel is not installed")
+    for options in (("-gdwarf-5",), ("-gdwarf-4", "-ffunction-sections")):
+        path = compile_source(source, ("-c", "-O1", "-g", *options), ".c", "zig")
+        image = Image.open(path)
+        assert image.section(".debug_aranges") is None
+        f = next(symbol for symbol in image.function_symbols() if symbol.name == "f")
+        line = image.source_line(f.address + 1)
+        assert line is not None
+        assert re.search(r"\.c:[34]$", line)
+
+
+def test_source_lines_of_a_separate_debug_file(tmp_path, monkeypatch):
+    source = "int g(int);\nint f(int a)\n{\n  return g(a) + 1;\n}\n"
+    options = ("-g", "-shared", "-fPIC", "-fno-asynchronous-unwind-tables", "-Wl,--build-id")
+    path = compiled(source, "-O1", *options)
+    whole = Image.open(path)
+    identity = build_id(whole)
+    debug = tmp_path / identity[:2] / f"{identity[2:]}.debug"
+    debug.parent.mkdir()
+    run("objcopy", "--only-keep-debug", path, str(debug))
+    run("strip", "-o", str(tmp_path / "stripped"), path)
+    monkeypatch.setattr(lines, "DEBUG_DIRECTORY", tmp_path)
+    stripped = Image.open(tmp_path / "stripped")
+    f = next(symbol for symbol in whole.function_symbols() if symbol.name == "f")
+    expected = whole.source_line(f.address)
+    assert expected is not None
+    assert stripped.source_line(f.address) == expected
+    # The debug file alone has the frames, but no code to hold them against.
+    kept = Image.open(debug)
+    wanted = next(table for table in read_frames(whole) if not table.is_eh)
+    (found,) = read_frames(kept)
+    assert found.all_problems() == []
+    assert [(fde.begin, fde.rows()) for fde in found.fdes] == [
+        (fde.begin, fde.rows()) for fde in wanted.fdes
+    ]
 
 
 def test_no_source_lines():
@@ -495,7 +544,7 @@ def test_what_cannot_be_opened(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     for path, message in [
         (tmp_path / "missing", "No such file"),
-        (tmp_path, "directory"),
+        (tmp_path, "not a regular file"),
         (tmp_path / "empty", "an empty file"),
         ("/dev/null", "not a regular file"),
     ]:
@@ -632,3 +681,33 @@ def test_bss_of_objects():
     bss = image.section(".bss")
     assert bytes(image.read(bss.address, 64)) == bytes(64)
     assert bytes(image.read(image.section(".data").address, 8)) == b"x" * 8
+
+
+def test_a_named_pipe_is_refused_without_waiting(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="not a regular file"):
+        Image.open(path)
+
+
+def test_sections_that_all_claim_the_whole_file():
+    """A thousand relocation sections over the same bytes are not read a thousand times."""
+    writer = ElfWriter(file_type=3)
+    writer.text(b"\x90" * (1 << 20), address=0x1000)
+    for _ in range(1000):
+        writer.section(".rela.dyn", b"", type=4, flags=SHF_ALLOC)
+        writer.sections[-1].claimed_offset = 0
+        writer.sections[-1].claimed_size = 1 << 20
+    image = Image.from_bytes(writer.build(), "sample")
+    assert len(image.relocations) < (1 << 20) // 24 + 1
+    assert len(image.warnings) == 101
+    assert "not listed" in str(image.warnings[-1])
+
+
+def test_overlapping_executable_sections_are_one_range():
+    writer = ElfWriter(file_type=3)
+    writer.text(b"\x90" * 64, address=0x1000)
+    writer.text(b"\x90" * 64, name=".b", address=0x1020)
+    writer.text(b"\x90" * 64, name=".c", address=0x1060)
+    image = Image.from_bytes(writer.build(), "sample")
+    assert image.executable_ranges() == [(0x1000, 0x1060), (0x1060, 0x10A0)]

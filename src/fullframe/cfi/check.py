@@ -1,8 +1,8 @@
 """Checking one image: every claim of its CFI against what the code does.
 
-Each function is followed first in the coarse state space, where nearly all compiled code is
-proved at once. What is not proved there is followed again in the precise one, with what is
-known of callees. Code in one FDE that jumps into another (a function's cold part) hands over
+Each function is followed first in one pass over the coarse state space, where nearly all compiled
+code is proved at once. What is not proved there is followed again in the precise one, with what
+is known of callees. Code in one FDE that jumps into another (a function's cold part) hands over
 its state; the function that receives one is followed again with it.
 """
 
@@ -13,8 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
-from iced_x86 import Decoder, Mnemonic, OpKind, Register
-
 from fullframe.cfi.claims import (
     CFA_COLUMN,
     PROVED,
@@ -24,10 +22,20 @@ from fullframe.cfi.claims import (
     Doubt,
     Verdict,
 )
-from fullframe.cfi.context import ClaimRows, FunctionContext, ImageCode, is_like_entry
+from fullframe.cfi.context import (
+    ClaimRows,
+    FunctionContext,
+    ImageCode,
+    StraightContext,
+    is_fragment,
+    is_stub,
+)
+from fullframe.cfi.entries import called
 from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
+from fullframe.cfi.handover import Handover, coarsened, made_uncertain
 from fullframe.cfi.premises import premise, signal_entry
+from fullframe.cfi.trampolines import Trampoline, find_trampoline
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
 from fullframe.track.calls import Callees
@@ -35,8 +43,11 @@ from fullframe.track.classify import Classifier
 from fullframe.track.flow import Flow, Follower
 from fullframe.track.listing import CALL, CALL_INSIDE, Listing, decode, is_filler
 from fullframe.track.state import State, StateSpace
+from fullframe.track.straight import StraightFlow, StraightFollower
 from fullframe.x86.registers import IP, Machine
 
+#: Encodings of syscall and int $0x80.
+_SYSTEM_CALLS = (b"\x0f\x05", b"\xcd\x80")
 #: A function is followed at most this often as other functions' jumps into it come to light.
 _MOST_VISITS = 12
 
@@ -56,6 +67,7 @@ class Engine:
         self.precise = Classifier(
             StateSpace(machine, precise=True, narrow_pointers=narrow_pointers)
         )
+        self.straight = StraightFollower(self.coarse)
         self._rows: dict[int, tuple[object, ClaimRows]] = {}
 
     def rows_of(self, fde: Fde) -> ClaimRows:
@@ -110,8 +122,9 @@ class FunctionResult:
         tally: boundaries by answer.
         contradictions: (index of the jump, index of its target, verdict there) where what
             follows from a premise contradicts the claim at a place that was already followed.
-        exits: (address outside the function, state on arrival).
-        precise: followed in the precise space.
+        exits: (address outside the function, where the jump is) to the state on arrival.
+        coarse: proved in the coarse space; there are no runs then, all is proved.
+        trampoline: the signal trampoline that the function is, or None.
     """
 
     fde: Fde
@@ -121,7 +134,25 @@ class FunctionResult:
     tally: dict[Answer, int]
     contradictions: list[tuple[int, int, Verdict]] = field(default_factory=list)
     exits: dict[tuple[int, int], State] = field(default_factory=dict)
-    precise: bool = False
+    coarse: bool = False
+    trampoline: Trampoline | None = None
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether this is a signal trampoline whose CIE does not say so."""
+        return self.trampoline is not None and not self.fde.cie.is_signal_frame
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether this is a signal trampoline whose CFI does not begin before it."""
+        return self.trampoline is not None and self.trampoline.lead_bytes == 0
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(
+            self.tally[Answer.WRONG] or self.contradictions or self.unmarked or self.unprotected
+        )
 
 
 class ImageChecker:
@@ -130,9 +161,13 @@ class ImageChecker:
     Args:
         image: the file.
         engine: shared state of the machine; made anew when None.
+        thorough: follow every function so that its results tell every boundary's state.
     """
 
-    def __init__(self, image: Image, engine: Engine | None = None) -> None:
+    def __init__(
+        self, image: Image, engine: Engine | None = None, *, thorough: bool = False
+    ) -> None:
+        self.thorough = thorough
         self.image = image
         self.engine = engine or Engine(
             image.machine, narrow_pointers=getattr(image, "is_x32", False)
@@ -140,51 +175,174 @@ class ImageChecker:
         self.tables = read_frames(image)
         self.fdes = _distinct(self.tables)
         self.code = ImageCode(image, self.fdes)
+        self._called: frozenset[int] = frozenset()
         self.callees = Callees(self.code, self.engine.coarse)
-        # Receiving FDE to handing FDE to address to state, and who has handed to whom.
-        self._arrivals: dict[int, dict[int, dict[int, State]]] = {}
-        self._given: dict[int, set[int]] = {}
+        self.handover = Handover(self.code, self.engine.book, self.engine.precise.space)
 
     # -- one function ------------------------------------------------------------------------
 
     def check_function(self, fde: Fde) -> FunctionResult:
         """Follow one function and judge its rows; raises InputError if its bytes are missing."""
+        body, rows, begin = self._parts(fde)
+        trampoline = self._trampoline(fde, self.code.code_of(fde))
+        if not self.thorough and trampoline is None:
+            proved = self._prove_straight(fde, body, rows, begin)
+            if proved is not None:
+                return proved
+            self._sharpen_arrivals(fde)
+        result = self._visit(fde, body, rows, self.engine.precise, begin, trampoline)
+        if trampoline is not None and begin > fde.begin:
+            self._judge_lead(result, trampoline, rows)
+        return result
+
+    def _parts(self, fde: Fde) -> tuple[bytes, ClaimRows, int]:
+        """Return an FDE's code, its claims by offset in that code, and the code's address."""
         body = self.code.code_of(fde)
         rows = self.engine.rows_of(fde)
-        lead = self._lead_bytes(fde, body)
+        trampoline = self._trampoline(fde, body)
+        lead = trampoline.lead_bytes if trampoline is not None else 0
         if lead:
             body = body[lead:]
             rows = [(max(0, offset - lead), claim) for offset, claim in rows]
-        result = self._visit(fde, body, rows, self.engine.coarse, fde.begin + lead)
-        if result.tally[Answer.PROVED] != result.boundaries or result.contradictions:
-            result = self._visit(fde, body, rows, self.engine.precise, fde.begin + lead)
-            result.precise = True
+        return body, rows, fde.begin + lead
+
+    def _judge_lead(self, result: FunctionResult, trampoline: Trampoline, rows: ClaimRows) -> None:
+        """Judge the row of the byte before a trampoline, which a handler's unwind looks up."""
+        begin = result.listing.begin
+        space = self.engine.precise.space
+        state = signal_entry(space, trampoline.number)
+        if state is None or len(rows) < 2 or rows[1][0] > 0:
+            return  # one row covers both
+        verdict = self.engine.book.judge(space, state, rows[0][1], begin)
+        if verdict is not PROVED:
+            reason = "the row of the byte before the trampoline; " + _reason(verdict)
+            result.runs.insert(0, Run(0, 1, verdict, reason, state, rows[0][1]))
+            result.tally[verdict.answer] += 1
+            result.boundaries += 1
+
+    def _sharpen_arrivals(self, fde: Fde) -> None:
+        """Follow precisely what jumps into an FDE, so that the FDE can be judged precisely."""
+        sources = {arrival.source for arrival in self.handover.at(fde) if arrival.coarse}
+        for begin in sources:
+            source = self.code.covering(begin)
+            if source is not None:
+                body, rows, start = self._parts(source)
+                result = self._visit(source, body, rows, self.engine.precise, start)
+                self._give(source, result)
+
+    def _give(self, fde: Fde, result: FunctionResult) -> list[Fde]:
+        if not result.exits and not self.handover.has_given(fde):
+            return []
+        space = self.engine.coarse.space if result.coarse else self.engine.precise.space
+        return self.handover.give(fde, result.exits, space, self.engine.rows_of)
+
+    def _prove_straight(
+        self, fde: Fde, body: bytes, rows: ClaimRows, begin: int
+    ) -> FunctionResult | None:
+        """Prove a function in one pass, as nearly all can be; None where that does not do."""
+        engine = self.engine
+        if fde.cie.is_signal_frame or not rows or not body:
+            return None
+        space = engine.coarse.space
+        brought: dict[int, State] = {}
+        for arrival in self.handover.at(fde):
+            state = arrival.state if arrival.coarse else coarsened(space, arrival.state)
+            known = brought.get(arrival.address)
+            brought[arrival.address] = state if known is None else space.join(known, state)
+        entry: State | None = space.function_entry()
+        if self._is_fragment(fde, rows, body):
+            entry = None
+            if not brought:
+                return None
+        around = StraightContext(
+            self.code, fde, body, begin, self.callees, rows, engine.book, space
+        )
+        flow = engine.straight.follow(body, begin, entry, around, brought)
+        if flow is None or not self._all_proved(flow, rows, begin, begin + len(body)):
+            return None
+        starts = flow.starts
+        boundaries = len(starts)
+        for gap_begin, gap_end in flow.gaps:
+            boundaries -= bisect_left(starts, gap_end) - bisect_left(starts, gap_begin)
+        tally = dict.fromkeys(Answer, 0)
+        tally[Answer.PROVED] = boundaries
+        result = FunctionResult(
+            fde, Listing(begin, begin + len(body), [], []), [], boundaries, tally
+        )
+        result.coarse = True
+        if flow.exits:
+            result.exits = {(target, source): state for target, source, state in flow.exits}
+            self.handover.flows[fde.begin] = flow.changes
         return result
 
-    def _lead_bytes(self, fde: Fde, body: bytes) -> int:
-        """Return how far an FDE starts before its code.
+    def _is_fragment(self, fde: Fde, rows: ClaimRows, body: bytes) -> bool:
+        """Return whether an FDE is no function's entry: its frame is already built."""
+        if len(rows) > 1 and rows[1][0] == 1 and body[:1] == b"\x90":
+            # GCC's cold part that consists of landing pads. One at the very begin of an LSDA's
+            # range would have offset 0, which means none; so there is a nop before it.
+            return True
+        return is_fragment(fde, self.engine.book, self.engine.coarse.space)
 
-        Unwinders look one byte before the return address; a signal trampoline is "returned to"
-        at its first instruction, so its FDE starts one byte early, inside whatever is there
-        (GNU C library, sigreturn trampolines; Linux vDSO).
-        """
-        if not fde.cie.is_signal_frame:
-            return 0
-        for lead in (1, 0):
-            if _loaded_number(self.engine.machine, body[lead : lead + 24]) in (15, 119, 173):
-                return lead
-        return 0
+    def _all_proved(self, flow: StraightFlow, rows: ClaimRows, begin: int, end: int) -> bool:
+        """Hold rows against a pass's states; whether every pair that meets is proved."""
+        judge, space = self.engine.book.judge, self.engine.coarse.space
+        changes = flow.changes
+        last = len(rows) - 1
+        row = 0
+        next_row = begin + rows[1][0] if last else end
+        claim = rows[0][1]
+        total = len(changes)
+        for number, (address, state) in enumerate(changes):
+            stop = changes[number + 1][0] if number + 1 < total else end
+            if state is None or stop <= address:
+                continue
+            while next_row <= address and row < last:
+                row += 1
+                claim = rows[row][1]
+                next_row = begin + rows[row + 1][0] if row < last else end
+            while True:
+                verdict = state.verdicts.get(claim)
+                if verdict is None:
+                    if claim.reads_ip:
+                        return False
+                    verdict = judge(space, state, claim, address)
+                if verdict is not PROVED:
+                    return False
+                if next_row >= stop or row == last:
+                    break
+                row += 1
+                claim = rows[row][1]
+                next_row = begin + rows[row + 1][0] if row < last else end
+        return True
+
+    def _trampoline(self, fde: Fde, body: bytes) -> Trampoline | None:
+        """Recognise a signal trampoline, whether the CIE says that it is one or not."""
+        believed = fde.cie.is_signal_frame
+        if not believed and not any(call in body[:24] for call in _SYSTEM_CALLS):
+            return None
+        return find_trampoline(self.engine.machine, body[:32], believed=believed)
 
     def _visit(
-        self, fde: Fde, body: bytes, rows: ClaimRows, classifier: Classifier, begin: int
+        self,
+        fde: Fde,
+        body: bytes,
+        rows: ClaimRows,
+        classifier: Classifier,
+        begin: int,
+        trampoline: Trampoline | None = None,
     ) -> FunctionResult:
         engine = self.engine
         listing = decode(classifier, body, begin)
         context = FunctionContext(self.code, fde, body, rows, engine.book, classifier, self.callees)
         follower = Follower(classifier, context)
         flow = follower.start(listing)
-        seeds = self._seeds(fde, listing, rows, classifier, context)
+        if trampoline is not None:
+            state = signal_entry(classifier.space, trampoline.number)
+            seeds = [] if state is None else [(0, state)]
+        else:
+            seeds = self._seeds(fde, listing, rows, classifier, context)
         follower.follow(flow, seeds)
+        self._follow_excused(follower, flow, context)
         unsolved = self._follow_premises(follower, flow, context, body)
         runs = self._judge(flow, rows, classifier.space)
         runs += unsolved
@@ -194,6 +352,7 @@ class ImageChecker:
             tally[run.verdict.answer] += run.end - run.begin
         result = FunctionResult(fde, listing, runs, sum(tally.values()), tally)
         result.exits = flow.exits
+        result.trampoline = trampoline
         for source, target, state in flow.contradicted:
             claim = context.claim_at(listing.starts[target])
             if claim is None:
@@ -216,8 +375,7 @@ class ImageChecker:
         book = self.engine.book
         seeds = []
         if fde.cie.is_signal_frame:
-            state = self._signal_state(listing, space)
-            return [] if state is None else [(0, state)]
+            return []
         entry_state = space.function_entry()
 
         def enters(offset: int) -> bool:
@@ -228,27 +386,32 @@ class ImageChecker:
                 is Answer.PROVED
             )
 
-        arrivals = [
-            arrival
-            for states in self._arrivals.get(fde.begin, {}).values()
-            for arrival in states.items()
-        ]
+        arrivals = self.handover.at(fde)
         section = self.image.section_at(fde.begin)
         if section is not None and section.name.startswith(".plt"):
-            stride = 16 if len(listing.starts) > 2 and (fde.end - fde.begin) % 16 == 0 else 8
-            for offset in range(0, fde.end - fde.begin, stride):
-                if enters(offset) and listing.index_of(offset) is not None:
+            body = self.code.code_of(fde)
+            for offset in range(0, fde.end - fde.begin, 8):
+                if listing.index_of(offset) is not None and (
+                    is_stub(self.engine.machine, body[offset : offset + 16]) or enters(offset)
+                ):
                     seeds.append((offset, entry_state))
-        elif not _starts_with_landing_pad(listing, rows) and (
-            not rows or enters(0) or self._is_function(fde, {address for address, _ in arrivals})
+        elif (
+            not rows
+            or not self._is_fragment(fde, rows, self.code.code_of(fde))
+            or self._is_function(fde, {arrival.address for arrival in arrivals})
         ):
             seeds.append((0, entry_state))
-        for address, state in arrivals:
-            seeds.append((address - listing.begin, space.make(state.registers, state.slots)))
+        for arrival in arrivals:
+            state = arrival.state
+            if arrival.coarse:
+                state = made_uncertain(space, state)
+            seeds.append((arrival.address - listing.begin, state))
         return seeds
 
     def _is_function(self, fde: Fde, arrivals: set[int]) -> bool:
         """Decide whether an FDE whose first row is not that of a called function is one."""
+        if fde.begin in self._called:
+            return True
         if fde.begin in arrivals:
             return False
         symbol = self.image.symbol_at(fde.begin)
@@ -260,11 +423,26 @@ class ImageChecker:
             and ".cold" not in symbol.name
         )
 
-    def _signal_state(self, listing: Listing, space: StateSpace) -> State | None:
-        """Recognise a signal trampoline by the system-call number that it loads."""
-        body = bytes(self.image.read(listing.begin, min(24, listing.end - listing.begin)))
-        number = _loaded_number(self.engine.machine, body)
-        return None if number is None else signal_entry(space, number)
+    def _follow_excused(self, follower: Follower, flow: Flow, context: FunctionContext) -> None:
+        """Follow calls that were taken not to return, where nothing else leads behind them.
+
+        A compiler puts code behind a call that does not return only if control arrives there
+        from elsewhere; the same holds for landing pads that no call agrees with. Where jumps
+        go that cannot be seen, elsewhere may be anywhere.
+        """
+        tried: set[int] = set()
+        while not flow.blind:
+            left = sorted(set(context.excused) - tried)
+            if not left:
+                break
+            offset = left[0]
+            tried.add(offset)
+            index = flow.listing.index_of(offset)
+            if index is None or any(
+                leader <= index < stop for leader, (_, stop) in flow.pieces.items()
+            ):
+                continue
+            follower.follow(flow, [(offset, state) for state in context.excused[offset]])
 
     def _follow_premises(
         self, follower: Follower, flow: Flow, context: FunctionContext, body: bytes
@@ -394,7 +572,10 @@ class ImageChecker:
         """Check every function; functions whose bytes are missing are left out."""
         done: dict[int, FunctionResult] = {}
         visits: dict[int, int] = {}
-        queue = deque(self.fdes)
+        # Fragments last: by then what jumps into them has been followed.
+        last = {fde.begin for fde in self.fdes if self._comes_last(fde)}
+        self._called = called(self.code, last)
+        queue = deque(sorted(self.fdes, key=lambda fde: fde.begin in last))
         queued = {fde.begin for fde in self.fdes}
         while queue:
             fde = queue.popleft()
@@ -403,109 +584,29 @@ class ImageChecker:
             self.engine.trim()
             try:
                 result = self.check_function(fde)
+                changed = self._give(fde, result)
             except FullframeError:
                 continue
             done[fde.begin] = result
-            if result.exits or fde.begin in self._given:
-                for receiver in self._hand_over(fde, result.exits):
-                    if (
-                        receiver.begin not in queued
-                        and visits.get(receiver.begin, 0) < _MOST_VISITS
-                    ):
-                        queue.append(receiver)
-                        queued.add(receiver.begin)
+            for receiver in changed:
+                if receiver.begin not in queued and visits.get(receiver.begin, 0) < _MOST_VISITS:
+                    queue.append(receiver)
+                    queued.add(receiver.begin)
             result.exits = {}
         return [done[begin] for begin in sorted(done)]
 
-    def _receiver(self, fde: Fde, target: int, state: State) -> Fde | None:
-        """Return the FDE that a jump out of ``fde`` carries its state into."""
-        receiver = self.code.covering(target)
-        if receiver is None or receiver is fde:
-            return None
-        if is_like_entry(self.engine.machine.callee_saved, state) and target == receiver.begin:
-            return None
-        if target == receiver.begin:
-            rows = self.engine.rows_of(receiver)
-            space = self.engine.precise.space
-            claim = rows[0][1] if rows else None
-            if claim is not None and (
-                self.engine.book.judge(space, space.function_entry(), claim, target).answer
-                is Answer.PROVED
-            ):
-                # The receiver is a function of its own; jumping there is a tail call.
-                return None
-        return receiver
-
-    def _hand_over(self, source: Fde, exits: dict[tuple[int, int], State]) -> list[Fde]:
-        """Give the states on a function's way out to where they go.
-
-        Args:
-            source: the function.
-            exits: (address, index of the jump) to state.
-
-        Returns:
-            The FDEs for which that changed something.
-        """
-        space = self.engine.precise.space
-        given: dict[int, dict[int, State]] = {}
-        receivers: dict[int, Fde] = {}
-        for (target, _), state in exits.items():
-            receiver = self._receiver(source, target, state)
-            if receiver is None:
-                continue
-            receivers[receiver.begin] = receiver
-            states = given.setdefault(receiver.begin, {})
-            state = space.make(state.registers, state.slots)
-            known = states.get(target)
-            states[target] = state if known is None else space.join(known, state)
-        changed = []
-        for begin in self._given.get(source.begin, set()) - set(given):
-            del self._arrivals[begin][source.begin]
-            receiver = self.code.covering(begin)
-            if receiver is not None:
-                changed.append(receiver)
-        for begin, states in given.items():
-            arrivals = self._arrivals.setdefault(begin, {})
-            if arrivals.get(source.begin) != states:
-                # What an earlier visit handed over is superseded, not joined: it may have been
-                # followed before the states that lead to it were known.
-                arrivals[source.begin] = states
-                changed.append(receivers[begin])
-        self._given[source.begin] = set(given)
-        return changed
+    def _comes_last(self, fde: Fde) -> bool:
+        rows = self.engine.rows_of(fde)
+        if not rows:
+            return False
+        try:
+            body = bytes(self.image.read(fde.begin, 1))
+        except FullframeError:
+            return False
+        return self._is_fragment(fde, rows, body)
 
 
 _ASSUMED = Verdict(Answer.ASSUMED)
-
-
-def _starts_with_landing_pad(listing: Listing, rows: ClaimRows) -> bool:
-    """Recognise GCC's cold part that consists of landing pads.
-
-    A landing pad at the very begin of an LSDA's range would have offset 0, which means none;
-    so GCC puts a ``nop`` before it, with the rows of a function's entry, and nothing enters there.
-    """
-    return (
-        len(rows) > 1
-        and rows[1][0] == 1
-        and len(listing.starts) > 1
-        and listing.starts[1] == 1
-        and not (listing.events and listing.events[0][0] == 0)
-    )
-
-
-def _loaded_number(machine: Machine, body: bytes) -> int | None:
-    """Return the number that the first few instructions load into the accumulator."""
-    for count, instruction in enumerate(Decoder(machine.bits, body)):
-        if count == 3:
-            break
-        if instruction.mnemonic == Mnemonic.MOV and instruction.op0_register in (
-            Register.EAX,
-            Register.RAX,
-        ):
-            if instruction.op1_kind in (OpKind.REGISTER, OpKind.MEMORY):
-                break
-            return int(instruction.immediate(1)) & 0xFFFFFFFF
-    return None
 
 
 def _reason(verdict: Verdict) -> str:
@@ -548,7 +649,7 @@ def check_image(image: Image, engine: Engine | None = None) -> FileReport:
         report.wrong += result.tally[Answer.WRONG]
         report.assumed += result.tally[Answer.ASSUMED]
         report.cannot_tell += result.tally[Answer.CANNOT_TELL]
-        if result.tally[Answer.WRONG] or result.contradictions:
+        if result.has_findings:
             report.findings += findings_of(checker, result)
         if result.tally[Answer.ASSUMED] or result.tally[Answer.CANNOT_TELL]:
             report.doubtful += _doubtful(checker, result)
@@ -558,7 +659,7 @@ def check_image(image: Image, engine: Engine | None = None) -> FileReport:
 
 
 def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:
-    name = checker.image.name_of(result.fde.begin)
+    name = checker.image.function_name(result.fde.begin)
     return [
         Doubtful(
             run.reason,

@@ -36,13 +36,18 @@ from fullframe.track.state import State, StateSpace
 from fullframe.track.values import (
     CFA,
     CFA_REGION,
+    CONFLICT,
     OTHER,
+    SIGNAL_REGION,
     UNKNOWN,
+    VAGUE,
+    VECTOR_REGION,
     Address,
     Constant,
     Derived,
     Entry,
     Value,
+    address,
     constant,
     entry,
     is_joined,
@@ -108,6 +113,10 @@ _ANOTHER_STACK: Final = Verdict(
 )
 
 
+#: The coarse space does not follow the registers that a callee may change.
+_TOO_COARSE: Final = Verdict(Answer.CANNOT_TELL)
+
+
 class Claim:
     """The rules of a row, interned by :class:`ClaimBook`.
 
@@ -116,14 +125,20 @@ class Claim:
         rules: hardware register number to rule, general registers and ``IP`` only.
         reads_ip: an expression reads the instruction pointer, so that the claim means
             something else at every address.
+        ip_mask: which bits of the address matter then.
+        scratch: registers with a rule although a callee may change them.
     """
 
-    __slots__ = ("cfa", "reads_ip", "rules")
+    __slots__ = ("cfa", "ip_mask", "reads_ip", "rules", "scratch")
 
-    def __init__(self, cfa: CfaRule | None, rules: dict[int, Rule], reads_ip: bool) -> None:
+    def __init__(
+        self, cfa: CfaRule | None, rules: dict[int, Rule], ip_mask: int, scratch: tuple[int, ...]
+    ) -> None:
         self.cfa = cfa
         self.rules = rules
-        self.reads_ip = reads_ip
+        self.reads_ip = ip_mask != 0
+        self.ip_mask = ip_mask
+        self.scratch = scratch
 
 
 class _Symbols:
@@ -140,7 +155,10 @@ class _Symbols:
     def register(self, dwarf_register: int) -> Value:
         hardware = self._space.machine.dwarf_to_hardware.get(dwarf_register)
         if hardware is None:
-            return UNKNOWN
+            vector = self._space.machine.dwarf_to_vector(dwarf_register)
+            if vector is None or not self._space.precise:
+                return UNKNOWN  # the coarse space does not follow vector registers
+            return self._state.word_at(address(VECTOR_REGION, 16 * vector))
         return constant(self._address) if hardware == IP else self._state.registers[hardware]
 
     def dereference(self, address: Value, size_bytes: int) -> Value:
@@ -177,6 +195,9 @@ class ClaimBook:
         self.machine = machine
         self._claims: dict[object, Claim] = {}
         self._columns = (*machine.callee_saved, IP)
+        # A signal interrupts code that still needs every register.
+        general = range(16 if machine.bits == 64 else 8)
+        self._all_columns = (*(number for number in general if number != SP), IP)
 
     def claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
         """Return the claim of a row's rules (``registers`` by DWARF number)."""
@@ -187,12 +208,12 @@ class ClaimBook:
                 self._claims.clear()
             numbers = self.machine.dwarf_to_hardware
             rules = {numbers[n]: rule for n, rule in registers.items() if n in numbers}
-            reads = any(
-                _reads_ip(rule.code, self.machine)
-                for rule in (cfa, *rules.values())
-                if isinstance(rule, CfaExpression | Expression | ValExpression)
-            )
-            found = self._claims[key] = Claim(cfa, rules, reads)
+            mask = 0
+            for rule in (cfa, *rules.values()):
+                if isinstance(rule, CfaExpression | Expression | ValExpression):
+                    mask |= _ip_mask(rule.code, self.machine)
+            scratch = [n for n in rules if n != SP and n not in self._columns]
+            found = self._claims[key] = Claim(cfa, rules, mask, tuple(sorted(scratch)))
         return found
 
     def judge(self, space: StateSpace, state: State, claim: Claim, address: int) -> Verdict:
@@ -207,7 +228,8 @@ class ClaimBook:
         Returns:
             The verdict, remembered in the state.
         """
-        found: Verdict | None = state.verdicts.get(claim)
+        key = (claim, address & claim.ip_mask) if claim.reads_ip else claim
+        found: Verdict | None = state.verdicts.get(key)
         if found is not None:
             return found
         doubts = []
@@ -215,12 +237,19 @@ class ClaimBook:
         cfa = self._cfa(symbols, claim.cfa, space, state)
         if isinstance(claim.rules.get(IP), Undefined):
             # The outermost frame: an unwinder stops here, whatever the other rules say.
-            return self._remember(state, claim, PROVED)
+            return self._remember(state, key, PROVED)
         if cfa is not CFA and self._is_another_stack(state, claim, cfa):
-            return self._remember(state, claim, _ANOTHER_STACK)
+            return self._remember(state, key, _ANOTHER_STACK)
         if cfa is not CFA:
             doubts.append(self._doubt_of_cfa(state, claim, cfa))
-        for column in self._columns:
+        pointer = state.registers[SP]
+        if isinstance(pointer, Address) and pointer.region is SIGNAL_REGION:
+            columns: tuple[int, ...] = self._all_columns
+        elif claim.scratch and not space.precise:
+            return self._remember(state, key, _TOO_COARSE)
+        else:
+            columns = (*self._columns, *claim.scratch) if claim.scratch else self._columns
+        for column in columns:
             doubt = self._judge_register(space, state, claim, column, cfa, symbols)
             if doubt is not None:
                 doubts.append(doubt)
@@ -233,11 +262,11 @@ class ClaimBook:
             verdict = Verdict(max(doubt.answer for doubt in doubts), tuple(doubts))
         else:
             verdict = PROVED
-        return self._remember(state, claim, verdict)
+        return self._remember(state, key, verdict)
 
-    def _remember(self, state: State, claim: Claim, verdict: Verdict) -> Verdict:
-        if not claim.reads_ip:
-            state.verdicts[claim] = verdict
+    @staticmethod
+    def _remember(state: State, key: object, verdict: Verdict) -> Verdict:
+        state.verdicts[key] = verdict
         return verdict
 
     def _is_another_stack(self, state: State, claim: Claim, cfa: Value) -> bool:
@@ -247,11 +276,14 @@ class ClaimBook:
         caller's frame for one that it read from memory. Nothing that the function was entered
         with can be held against what is said of the other context.
         """
-        if isinstance(cfa, Address | Derived) or cfa is UNKNOWN:
+        if isinstance(cfa, Address | Derived) or cfa in VAGUE:
             return False
+        pointer = state.registers[SP]
+        if isinstance(pointer, Address) and pointer.region is SIGNAL_REGION:
+            return False  # the kernel's frame is where the interrupted registers are
         if SP in claim.rules:
             return True
-        return not isinstance(state.registers[SP], Address) and state.registers[SP] is not UNKNOWN
+        return not isinstance(state.registers[SP], Address) and state.registers[SP] not in VAGUE
 
     def _cfa(
         self, symbols: _Symbols, rule: CfaRule | None, space: StateSpace, state: State
@@ -348,9 +380,12 @@ class ClaimBook:
         claimed = f"CFA = {self.describe_cfa(claim.cfa)}"
         if claim.cfa is None:
             return Doubt(CFA_COLUMN, Answer.WRONG, "no CFA rule", "no CFA", "")
-        if value is UNKNOWN or isinstance(value, Derived) or _is_joined(value):
-            reason = "paths bring the registers of the rule to different places"
+        if value is UNKNOWN or isinstance(value, Derived):
+            reason = "the code is not modelled, or moves the registers of the rule by what it reads"
             return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
+        if value is CONFLICT or _is_joined(value):
+            reason = "paths that meet here bring the registers of the rule to different places"
+            return Doubt(CFA_COLUMN, Answer.WRONG, claimed, reason, self._where_cfa_is(state)[1])
         where, suggestion = self._where_cfa_is(state)
         if where is None and not isinstance(value, Address):
             where = "the CFA rule gives something that is no frame address"
@@ -385,7 +420,9 @@ class ClaimBook:
         answer = Answer.CANNOT_TELL if value is UNKNOWN else Answer.WRONG
         actual = self.where(state, column)
         if value is UNKNOWN:
-            actual = "paths that meet here disagree, or the code is not modelled; " + actual
+            actual = "the code is not modelled; " + actual
+        elif value is CONFLICT:
+            actual = "paths that meet here disagree; " + actual
         return Doubt(column, answer, claimed, actual, self._suggest(state, column))
 
     def _name(self, column: int) -> str:
@@ -451,7 +488,7 @@ class ClaimBook:
             return f"caller's {self._name(value.register)}"
         if isinstance(value, Constant):
             return f"{value.number:#x}"
-        return "?" if value is UNKNOWN else "-"
+        return "?" if value in VAGUE else "-"
 
 
 def _is_joined(value: Value) -> bool:
@@ -465,15 +502,31 @@ def _frame_place(place: Address | tuple[object, int]) -> str:
     return f"{region}{offset:+d}"
 
 
-def _reads_ip(code: bytes, machine: Machine) -> bool:
-    """Return whether an expression's value depends on the instruction pointer."""
+def _ip_mask(code: bytes, machine: Machine) -> int:
+    """Return the bits of the instruction pointer that an expression's value depends on.
+
+    The linkers' expression for lazy-binding stubs takes the last four bits.
+    """
     column = machine.hardware_to_dwarf[IP]
+    everything = (1 << machine.bits) - 1
     try:
         operations = decode_expression(code, machine.word_bytes)
     except ExpressionError:
-        return False
-    return any(
-        operation.opcode == 0x70 + column
-        or (operation.opcode == 0x92 and operation.operands[0] == column)
-        for operation in operations
-    )
+        return 0
+    mask = 0
+    for number, operation in enumerate(operations):
+        if operation.opcode == 0x92 and operation.operands[0] == column:
+            return everything
+        if operation.opcode != 0x70 + column:
+            continue
+        following = operations[number + 1 : number + 3]
+        if (
+            operation.operands[0] == 0
+            and len(following) == 2
+            and 0x30 <= following[0].opcode < 0x50  # DW_OP_lit
+            and following[1].opcode == 0x1A  # DW_OP_and
+        ):
+            mask |= following[0].opcode - 0x30
+        else:
+            return everything
+    return mask

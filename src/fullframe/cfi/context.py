@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
+from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind, Register
+
 from fullframe.cfi.claims import Answer, Claim, ClaimBook
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.lsda import CallSite, read_lsda
@@ -14,9 +16,9 @@ from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
 from fullframe.track.jump_tables import TableReader
 from fullframe.track.listing import Listing, is_filler
-from fullframe.track.state import State
+from fullframe.track.state import State, StateSpace
 from fullframe.track.values import CFA_REGION, Address, entry
-from fullframe.x86.registers import SP
+from fullframe.x86.registers import SP, Machine
 
 #: (offset from the function's begin, claim from there on), ascending.
 ClaimRows = list[tuple[int, Claim]]
@@ -64,6 +66,11 @@ class ImageCode:
         symbol = self.image.symbol_at(target)
         return symbol.name if symbol is not None and symbol.address == target else None
 
+    def in_lazy_plt(self, fde: Fde) -> bool:
+        """Return whether an FDE is that of ``.plt``, whose stubs bind themselves."""
+        section = self.image.section_at(fde.begin)
+        return section is not None and section.name == ".plt"
+
     def read_word(self, address: int, size_bytes: int) -> int | None:
         """Return the unsigned number at an address, or None where there is none."""
         try:
@@ -75,6 +82,173 @@ class ImageCode:
     def is_code(self, address: int) -> bool:
         """Return whether an address lies in an executable section."""
         return any(begin <= address < end for begin, end in self._ranges)
+
+
+#: Instructions before an indirect jump that usually tell its table.
+_WINDOW = 24
+#: How many changes of state are looked back to for one that a row is true of.
+_GUESSES = 60
+
+
+class StraightContext:
+    """The surroundings of one function, for one pass over it: as little as that needs.
+
+    Args:
+        code: the image.
+        fde: the function.
+        body: its bytes.
+        begin: their address.
+        callees: what is known of callees.
+        rows: the function's claims.
+        book: judges them.
+        space: the coarse states.
+    """
+
+    __slots__ = (
+        "_body", "_book", "_callees", "_code", "_fde", "_machine", "_rows", "_sites", "_space",
+        "begin", "has_landing_pads", "row_addresses",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        code: ImageCode,
+        fde: Fde,
+        body: bytes,
+        begin: int,
+        callees: Callees,
+        rows: ClaimRows,
+        book: ClaimBook,
+        space: StateSpace,
+    ) -> None:
+        self._code = code
+        self._fde = fde
+        self._body = body
+        self.begin = begin
+        self._callees = callees
+        self._rows = rows
+        self._book = book
+        self._space = space
+        self._machine = space.machine
+        self.has_landing_pads = fde.lsda is not None
+        self.row_addresses = frozenset([begin + offset for offset, _ in rows])
+        self._sites: CallSites | None = None
+
+    def returns(self, following: int, state: State) -> bool:
+        """See :class:`fullframe.track.straight.StraightSurroundings`."""
+        offset = following - self.begin
+        bits = self._machine.bits
+        body = self._body
+        while offset < len(body) and is_filler(bits, body[offset : offset + 15]):
+            offset += Decoder(bits, body[offset : offset + 15]).decode().len
+        claim = self._claim_at(offset)
+        if offset == len(body) or claim is None:
+            return False
+        if claim.reads_ip:
+            return True
+        verdict = self._book.judge(self._space, state, claim, following)
+        return verdict.answer is Answer.PROVED
+
+    def _claim_at(self, offset: int) -> Claim | None:
+        claim = None
+        for delta, row in self._rows:
+            if delta > offset:
+                break
+            claim = row
+        return claim
+
+    def jump_targets_at(self, address: int, state: State, starts: list[int]) -> list[int] | None:
+        """See :class:`fullframe.track.straight.StraightSurroundings`."""
+        if is_like_entry(self._machine.callee_saved, state) and not self._may_be_table(
+            address, starts
+        ):
+            return [] if not self._code.in_lazy_plt(self._fde) else None
+        window = starts[max(0, len(starts) - _WINDOW)]
+        following = address - self.begin + 15
+        code = self._body[window - self.begin : following]
+        length = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode().len
+        code = code[: address - window + length]
+        reader = TableReader(self._machine, self._code.read_word, self._code.got, self._is_target)
+        targets = reader.find_last(code, window)
+        if targets is None:
+            return None
+        end = self.begin + len(self._body)
+        return [target for target in targets if target != end]
+
+    def guess(self, address: int, changes: list[tuple[int, State | None]]) -> State | None:
+        """Guess that an earlier state for which the row is true holds here again."""
+        claim = self._claim_at(address - self.begin)
+        if claim is None or claim.reads_ip:
+            return None
+        for _, state in reversed(changes[-_GUESSES:]):
+            if state is not None:
+                verdict = self._book.judge(self._space, state, claim, address)
+                if verdict.answer is Answer.PROVED:
+                    return state
+        return None
+
+    def _may_be_table(self, address: int, starts: list[int]) -> bool:
+        """Return whether a jump from a frame as at entry looks like a switch, not a tail call."""
+        jump = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode()
+        if jump.op0_kind == OpKind.MEMORY:
+            return bool(jump.memory_index != Register.NONE)
+        if len(starts) < 2:
+            return False
+        before = self._body[starts[-2] - self.begin : address - self.begin]
+        mnemonic = Decoder(self._machine.bits, before).decode().mnemonic
+        return mnemonic in (Mnemonic.ADD, Mnemonic.LEA, Mnemonic.MOVSXD)
+
+    def _is_target(self, address: int) -> bool:
+        if self.begin <= address <= self.begin + len(self._body):
+            return True
+        fde = self._code.covering(address)
+        if fde is None:
+            return False
+        return is_fragment(fde, self._book, self._space)
+
+    def landing_pad_at(self, address: int) -> tuple[int, int] | None:
+        """See :class:`fullframe.track.straight.StraightSurroundings`."""
+        if self._sites is None:
+            self._sites = CallSites(self._code.image, self._fde)
+        return self._sites.landing_pad(address)
+
+    def call_clobbers(self, target: int) -> tuple[int, ...]:
+        """See :class:`fullframe.track.straight.StraightSurroundings`."""
+        return self._callees.clobbered(target)
+
+
+class CallSites:
+    """The call sites of one function's LSDA, for look-up by address."""
+
+    def __init__(self, image: Image, fde: Fde) -> None:
+        self._fde = fde
+        self._sites: list[CallSite] = []
+        if fde.lsda is not None:
+            try:
+                lsda = read_lsda(image, fde.lsda, fde.begin)
+                self._sites = sorted(lsda.call_sites, key=lambda site: site.begin)
+            except FullframeError:
+                self._sites = []
+        self._ends = [site.end for site in self._sites]
+        self._arguments = [(fde.begin + delta, size) for delta, _, _, size in fde.relative_rows()]
+        self._any_arguments = any(size for _, size in self._arguments)
+
+    def landing_pad(self, address: int) -> tuple[int, int] | None:
+        """Return (landing pad, bytes of arguments that the unwinder pops) of a call."""
+        position = bisect_right(self._ends, address)
+        if position == len(self._sites) or self._sites[position].begin > address:
+            return None
+        pad = self._sites[position].landing_pad
+        return None if pad is None else (pad, self._pushed_arguments(address))
+
+    def _pushed_arguments(self, address: int) -> int:
+        """Bytes of arguments that ``DW_CFA_GNU_args_size`` says are on the stack at a call."""
+        size = 0
+        if self._any_arguments:
+            for begin, size_there in self._arguments:
+                if begin > address:
+                    break
+                size = size_there
+        return size
 
 
 class FunctionContext:
@@ -109,11 +283,14 @@ class FunctionContext:
         self._classifier = classifier
         self._callees = callees
         self._tables: dict[int, list[int]] | None = None
-        self._sites: list[CallSite] | None = None
+        self._sites: CallSites | None = None
         #: Why calls were taken not to return: index to "name", "code" or "shape of the CFI".
         self.noreturn: dict[int, str] = {}
-        section = code.image.section_at(fde.begin)
-        self._in_plt = section is not None and section.name == ".plt"
+        #: Offsets where a call would come back to, or an exception land, in a state that
+        #: contradicts the row there, to those states; they were left out, which is right only
+        #: if control arrives there in another way.
+        self.excused: dict[int, set[State]] = {}
+        self._in_plt = code.in_lazy_plt(fde)
 
     def claim_at(self, offset: int) -> Claim | None:
         """Return the claim in force at an offset from the function's begin."""
@@ -147,9 +324,11 @@ class FunctionContext:
             kept = self._callees.kept(target)
             if kept:
                 usual = classifier.call_that_keeps(kept)
-        return self._by_shape(listing, index, state, usual)
+        return self._by_shape(listing, index, target, state, usual)
 
-    def _by_shape(self, listing: Listing, index: int, state: State, usual: Effect) -> Effect | None:
+    def _by_shape(
+        self, listing: Listing, index: int, target: int | None, state: State, usual: Effect
+    ) -> Effect | None:
         """Judge a call by the rows around it, where the callee is not known.
 
         A compiler that knows that a call does not return puts the code of another path, with
@@ -173,13 +352,15 @@ class FunctionContext:
             return usual
         if book.judge(space, state, before, listing.begin + here).answer is not Answer.PROVED:
             return usual
-        if space.machine.bits == 32:
+        pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
+        if space.machine.bits == 32 and following == index + 1 and not pops_nothing:
             for popped_bytes in range(4, 68, 4):
                 effect = classifier.call_that_pops(popped_bytes)
                 popped = effect.after(space, state)
                 if book.judge(space, popped, after, address).answer is Answer.PROVED:
                     return effect
         self.noreturn[index] = "shape of the CFI"
+        self.excused.setdefault(there, set()).add(returned)
         return None
 
     def _is_filler(self, listing: Listing, index: int) -> bool:
@@ -250,39 +431,15 @@ class FunctionContext:
                 is not Answer.WRONG
             ):
                 kept.append((pad, popped_bytes))
+            else:
+                self.excused.setdefault(pad, set()).add(landed)
         return tuple(kept)
 
     def _landing_pads(self, listing: Listing, index: int) -> tuple[tuple[int, int], ...]:
         if self._sites is None:
-            assert self._fde.lsda is not None
-            try:
-                lsda = read_lsda(self._code.image, self._fde.lsda, self._fde.begin)
-                self._sites = sorted(lsda.call_sites, key=lambda site: site.begin)
-            except FullframeError:
-                self._sites = []
-        address = listing.begin + listing.starts[index]
-        sites = self._sites
-        low, high = 0, len(sites)
-        while low < high:
-            middle = (low + high) // 2
-            if sites[middle].end <= address:
-                low = middle + 1
-            else:
-                high = middle
-        if low < len(sites) and sites[low].begin <= address:
-            pad = sites[low].landing_pad
-            if pad is not None:
-                return ((pad - listing.begin, self._pushed_arguments(address)),)
-        return ()
-
-    def _pushed_arguments(self, address: int) -> int:
-        """Bytes of arguments that ``DW_CFA_GNU_args_size`` says are on the stack at a call."""
-        size = 0
-        for delta, _, _, args_size in self._fde.relative_rows():
-            if delta > address - self._fde.begin:
-                break
-            size = args_size
-        return size
+            self._sites = CallSites(self._code.image, self._fde)
+        found = self._sites.landing_pad(listing.begin + listing.starts[index])
+        return () if found is None else ((found[0] - listing.begin, found[1]),)
 
     # -- helpers -----------------------------------------------------------------------------
 
@@ -293,23 +450,47 @@ class FunctionContext:
             return listing.index_of(address - listing.begin) is not None
         # A case may live in the function's cold part, which has an FDE of its own.
         fde = self._code.covering(address)
-        return fde is not None and fde is not self._fde and self._is_fragment(fde)
-
-    def _is_fragment(self, fde: Fde) -> bool:
-        """Return whether an FDE starts with a frame already built: it is no function's entry."""
-        rows = fde.relative_rows()
-        if not rows:
-            return False
-        _, cfa, registers, _ = rows[0]
-        space = self._classifier.space
-        claim = self._book.claim(cfa, registers)
-        verdict = self._book.judge(space, space.function_entry(), claim, fde.begin)
-        return verdict.answer is not Answer.PROVED
+        return (
+            fde is not None
+            and fde is not self._fde
+            and is_fragment(fde, self._book, self._classifier.space)
+        )
 
     def is_leader(self, listing: Listing, index: int) -> bool:
         """Return whether control arrives at an instruction from elsewhere than the one before."""
         position = bisect_left(listing.leaders, index)
         return position < len(listing.leaders) and listing.leaders[position] == index
+
+
+def is_fragment(fde: Fde, book: ClaimBook, space: StateSpace) -> bool:
+    """Return whether an FDE starts with a frame already built: it is no function's entry."""
+    rows = fde.relative_rows()
+    if not rows:
+        return False
+    _, cfa, registers, _ = rows[0]
+    claim = book.claim(cfa, registers)
+    verdict = book.judge(space, space.function_entry(), claim, fde.begin)
+    return verdict.answer is not Answer.PROVED
+
+
+def is_stub(machine: Machine, body: bytes) -> bool:
+    """Return whether code is that of a PLT stub, which callers enter: it jumps through a slot.
+
+    Where indirect branches are tracked, the stub that binds lazily pushes its number instead.
+    What all such stubs share pushes from memory, and is not called.
+    """
+    marked = False
+    for instruction in Decoder(machine.bits, body):
+        if instruction.mnemonic in (Mnemonic.ENDBR32, Mnemonic.ENDBR64) and not marked:
+            marked = True
+            continue
+        if instruction.mnemonic == Mnemonic.PUSH:
+            return marked and instruction.op0_kind not in (OpKind.MEMORY, OpKind.REGISTER)
+        return (
+            instruction.flow_control == FlowControl.INDIRECT_BRANCH
+            and instruction.op0_kind == OpKind.MEMORY
+        )
+    return False
 
 
 def is_like_entry(callee_saved: tuple[int, ...], state: State) -> bool:

@@ -62,7 +62,44 @@ def findings_of(checker: ImageChecker, result: FunctionResult) -> list[Finding]:
         found.append(_finding(checker, result, first, doubt, end))
     for source, target, verdict in result.contradictions:
         found += _contradictions(checker, result, source, target, verdict.doubts)
+    found += _trampoline_findings(checker, result)
     found.sort(key=lambda finding: (finding.address, finding.code))
+    return found
+
+
+def _trampoline_findings(checker: ImageChecker, result: FunctionResult) -> list[Finding]:
+    found = []
+    if result.unmarked:
+        doubt = Doubt(
+            IP,
+            Answer.WRONG,
+            "an ordinary function (no S augmentation)",
+            "a signal trampoline: it loads the number of a signal return and makes the call",
+            ".cfi_signal_frame",
+        )
+        message = (
+            "an unwinder that comes here from a handler looks up the row of the byte before the "
+            "interrupted instruction, which is another function's where a signal interrupts a "
+            "function's first instruction"
+        )
+        found.append(
+            _make(checker, result, "FF-C007", Severity.RETURN_ADDRESS, 0, 1, doubt, message)
+        )
+    if result.unprotected:
+        doubt = Doubt(
+            IP,
+            Answer.WRONG,
+            "the procedure begins with the trampoline's first instruction",
+            "a handler returns to that instruction, and unwinders look up the byte before",
+            "a nop between .cfi_startproc and the trampoline's label",
+        )
+        message = (
+            "an unwinder that starts in a handler finds no CFI for the trampoline, or another "
+            "function's, and ends there or goes astray"
+        )
+        found.append(
+            _make(checker, result, "FF-C008", Severity.RETURN_ADDRESS, 0, 1, doubt, message)
+        )
     return found
 
 
@@ -114,7 +151,7 @@ def _make(
         code=code,
         severity=severity,
         path=image.path,
-        function=image.name_of(listing.begin),
+        function=image.function_name(listing.begin),
         address=address,
         end_address=end_address,
         source=image.source_line(address),

@@ -64,6 +64,28 @@ DIAGNOSTICS = catalogue(
             "Compare the two rows with the code that leads to each (fullframe cfi show).",
         ),
         Diagnostic(
+            "FF-C007",
+            "signal trampoline without S",
+            "The code loads the number of sigreturn or rt_sigreturn and makes that system call, "
+            "but its CIE lacks the S augmentation. For every frame without S an unwinder takes "
+            "the address it came back to for a return address and looks up the byte before it; "
+            "the address that a signal interrupted is none.",
+            "A missing .cfi_signal_frame; CFI written as data with an augmentation string "
+            "copied from an ordinary function.",
+            "Add .cfi_signal_frame after .cfi_startproc (or S to the augmentation string).",
+        ),
+        Diagnostic(
+            "FF-C008",
+            "signal trampoline without a byte before it",
+            "The CFI begins with the first instruction of a signal trampoline. Nothing calls a "
+            "trampoline: a handler returns to its first instruction, and an unwinder that comes "
+            "from the handler looks up the byte before that.",
+            "The nop that belongs between .cfi_startproc and the trampoline's label was taken "
+            "for padding and removed; a start address in CFI written as data that is not one "
+            "byte early.",
+            "Put a nop between .cfi_startproc and the label.",
+        ),
+        Diagnostic(
             "FF-C010",
             "malformed call-frame information",
             "An entry of .eh_frame or .debug_frame cannot be read as the DWARF standard or the "

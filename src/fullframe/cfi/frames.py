@@ -246,8 +246,8 @@ class FrameTable:
         self.discarded: list[Fde] = []
         self.unreadable_count = 0
         self._pool = Pool()
-        #: FDEs whose CIE comes later, as (offset, outside).
-        self._deferred: list[tuple[int, layout.Entry]] = []
+        #: Offsets of FDEs whose CIE comes later.
+        self._deferred: list[int] = []
         self._ends_at_terminator = ends_at_terminator
         self._scan_problems: list[FrameProblem] = []
         self._problem_count = 0
@@ -359,7 +359,9 @@ class FrameTable:
             offset = next_offset
         if size - 4 < offset < size:
             self._problem("truncated", offset, f"{size - offset} stray bytes at the end")
-        for offset, frame in self._deferred:
+        for offset in self._deferred:
+            frame = layout.read_entry(data, offset, self.is_eh)
+            assert frame is not None
             self._fde(offset, frame)
         if self._deferred:
             self.fdes.sort(key=lambda fde: fde.offset)
@@ -376,8 +378,8 @@ class FrameTable:
             return self._terminator(offset)
         if frame.cie_offset is None:
             self._read_cie(offset, frame)
-        elif frame.cie_offset > offset:
-            self._deferred.append((offset, frame))
+        elif frame.cie_offset > offset and not self.is_eh:
+            self._deferred.append(offset)
         else:
             self._fde(offset, frame)
         return frame.end
@@ -418,7 +420,7 @@ class FrameTable:
         if cie is None:
             self.unreadable_count += 1
             if cie_offset not in self._cies:
-                text = f"a CIE pointer to {cie_offset:#x}, where there is no CIE"
+                text = f"a CIE pointer that leads to offset {cie_offset:#x}, where there is no CIE"
                 self._problem("bad-cie-pointer", offset, text)
             return
         try:
@@ -472,7 +474,8 @@ def read_frames(image: Image) -> list[FrameTable]:
         A table for each section, in the order of the file; empty if the image has none.
     """
     tables = [_read_section(image, section) for section in _frame_sections(image)]
-    if not any(table.is_eh for table in tables) and not image.is_relocatable:
+    # (A separate debug file has the section, but not its bytes.)
+    if image.section(".eh_frame") is None and not image.is_relocatable:
         found = layout.find_eh_frame(image)
         if found is not None:
             address, data = found

@@ -247,6 +247,8 @@ def structural_problems(
             f"(the last is {other.begin:#x}..{other.end:#x})"
         )
         found.append(FrameProblem("overlap", section, fde.offset, text, fde.begin))
+    if not executable:
+        return found  # a separate debug file: the code is elsewhere
     starts = np.array([begin for begin, _ in executable], dtype=np.uint64)
     ends = np.array([end for _, end in executable], dtype=np.uint64)
     which = np.searchsorted(starts, begins, side="right").astype(np.int64) - 1

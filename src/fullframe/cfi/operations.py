@@ -154,6 +154,9 @@ def _operation_text(operation: Operation, machine: Machine) -> str:
         return f"{text} {machine.dwarf_name(operands[0])}{operands[1]:+d}"
     if 0x50 <= opcode < 0x70:
         return f"{text} {machine.dwarf_name(opcode - 0x50)}"
-    for operand in operands:
-        text += f" {operand.hex(' ')}" if isinstance(operand, bytes) else f" {operand:#x}"
+    for form, operand in zip(OPERATIONS[opcode][1], operands, strict=True):
+        if isinstance(operand, bytes):
+            text += f" {operand.hex(' ')}"
+        else:
+            text += f" {operand}" if form.startswith("s") else f" {operand:#x}"
     return text

@@ -26,6 +26,7 @@ from fullframe.track.values import (
     OTHER,
     SIGNAL_REGION,
     UNKNOWN,
+    VECTOR_REGION,
     Address,
     Value,
     address,
@@ -43,7 +44,8 @@ def premise(space: StateSpace, claim: Claim) -> State | None:
     overwritten yet.
     """
     machine = space.machine
-    registers: list[Value] = [OTHER] * 16
+    # Nothing is said of a register that callees may change: it may still hold what it did.
+    registers: list[Value] = [UNKNOWN if space.precise else OTHER] * 16
     slots: Slots = {}
     if isinstance(claim.cfa, CfaRegister):
         base = machine.dwarf_to_hardware.get(claim.cfa.dwarf_register)
@@ -76,8 +78,11 @@ def premise(space: StateSpace, claim: Claim) -> State | None:
                 registers[column] = wanted
         elif isinstance(rule, RegisterRule):
             other = machine.dwarf_to_hardware.get(rule.dwarf_register)
+            vector = machine.dwarf_to_vector(rule.dwarf_register)
             if other is not None and other < 16:
                 registers[other] = wanted
+            elif vector is not None:
+                slots[VECTOR_REGION, 16 * vector] = wanted
         elif isinstance(rule, Expression):
             found = _base_and_distance(rule.code, machine)
             if found is None or found[2]:

@@ -41,13 +41,15 @@ from fullframe.cfi.rules import (
 #: No honest entry comes near these; they bound memory and time on hostile ones.
 LARGEST_PROGRAM_BYTES = 1 << 18
 _DEEPEST_REMEMBER = 1024
-#: Rules in all the sets of one program, by byte of the program and in any case: a program that
-#: saves 130 registers one by one stays below, one that makes ever larger sets does not.
-_MOST_RULES_BY_BYTE = 64
-_MOST_RULES = 1 << 12
+#: Registers in one set of rules; the x86-64 psABI numbers them up to 145.
+_MOST_REGISTERS = 256
+#: Rules in all the sets that one program makes, by byte of the program and in any case: one that
+#: saves 145 registers one by one stays below.
+_MOST_RULES_BY_BYTE = 16
+_MOST_RULES = 1 << 14
 _MOST_PROBLEMS = 16
 #: Rules and rows (these count double) that are kept for reuse; about 100 bytes each.
-_MOST_KEPT = 1 << 20
+_MOST_KEPT = 1 << 19
 
 #: Opcodes with a name that mean nothing on x86, to refuse them by it.
 _FOREIGN = {
@@ -143,6 +145,7 @@ class Interpreter:
         self._pointer_encoding = pointer_encoding
         self._initial_cfa: CfaRule | None = None
         self._initial_args = 0
+        self._initial_offset: int | None = None
         self._initial_registers: dict[int, Rule] = {}
         self._cfas: dict[int, dict[int, CfaRegister]] = {}
         self._rules_left = 0
@@ -155,6 +158,8 @@ class Interpreter:
             problem = ProgramProblem("advance-in-cie", 0, text)
             self.initial = Program(self.initial.rows, (*self.initial.problems, problem))
         _, self._initial_cfa, registers, self._initial_args = self.initial.rows[-1]
+        if isinstance(self._initial_cfa, CfaRegister):
+            self._initial_offset = self._initial_cfa.offset_bytes
         self._initial_registers = dict(registers)
         # Successors by "restore" depend on the initial rules: start afresh.
         self.forget()
@@ -205,7 +210,7 @@ class Interpreter:
             registers[register] = rule
         rules = len(registers) + (len(key) if isinstance(key, bytes) else 1)
         self._rules_left -= rules
-        if self._rules_left < 0:
+        if self._rules_left < 0 or len(registers) > _MOST_REGISTERS:
             raise MalformedError("too-complex", 0, "register rules beyond every honest number")
         self._pool.charge(self, rules)
         content = frozenset(registers.items())
@@ -232,11 +237,13 @@ class Interpreter:
         location = index = start = 0
         args_size = self._initial_args
         cfa = self._initial_cfa
+        # The offset that the CFA had before it became an expression.
+        last_offset = self._initial_offset
         node = self._root
         registers, successors = node
         by_register = self._cfas
         code_alignment = self._code_alignment
-        remembered: list[tuple[CfaRule | None, _Node]] = []
+        remembered: list[tuple[CfaRule | None, _Node, int | None]] = []
         depends_on_position = False
         append = rows.append
         try:
@@ -272,11 +279,14 @@ class Interpreter:
                     index += 1
                     if operand > 0x7F:
                         operand, index = read_uleb128(code, index - 1)
-                    if type(cfa) is not CfaRegister:
-                        _report(problems, _cfa_not_register(opcode, start, cfa))
-                        cfa = None
-                        continue
-                    register, offset = cfa.dwarf_register, cfa.offset_bytes
+                    if type(cfa) is CfaRegister:
+                        register, offset = cfa.dwarf_register, cfa.offset_bytes
+                    else:
+                        _report(problems, _cfa_not_register(opcode, start, cfa, last_offset))
+                        if opcode == 0x0E or last_offset is None:
+                            last_offset = operand if opcode == 0x0E else last_offset
+                            continue
+                        offset = last_offset
                     if opcode == 0x0E:
                         offset = operand
                     else:
@@ -288,10 +298,10 @@ class Interpreter:
                 elif opcode == 0x0A:  # DW_CFA_remember_state
                     if len(remembered) >= _DEEPEST_REMEMBER:
                         raise MalformedError("too-complex", start, "remembered states too deep")
-                    remembered.append((cfa, node))
+                    remembered.append((cfa, node, last_offset))
                 elif opcode == 0x0B:  # DW_CFA_restore_state
                     if remembered:
-                        cfa, node = remembered.pop()
+                        cfa, node, last_offset = remembered.pop()
                         registers, successors = node
                     else:
                         text = "DW_CFA_restore_state without a remembered state"
@@ -315,16 +325,19 @@ class Interpreter:
                 elif opcode == 0x2E:  # DW_CFA_GNU_args_size
                     args_size, index = read_uleb128(code, index)
                 elif opcode in (0x0C, 0x12, 0x13, 0x0F):
-                    new, index = self._define_cfa(opcode, code, index, cfa)
-                    if new is None:
-                        _report(problems, _cfa_not_register(opcode, start, cfa))
-                    cfa = new
+                    if type(cfa) is CfaRegister:
+                        last_offset = cfa.offset_bytes
+                    elif opcode == 0x13:
+                        _report(problems, _cfa_not_register(opcode, start, cfa, last_offset))
+                    cfa, last_offset, index = self._define_cfa(
+                        opcode, code, index, cfa, last_offset
+                    )
                 else:
                     register, new_rule, index = self._rule(opcode, code, index)
                     node = self._successor(node, code[start:index], register, new_rule)
                     registers, successors = node
         except IndexError:
-            text = f"the instruction {_opcode_name(code[start])} is cut short by the entry's end"
+            text = f"the instruction {opcode_name(code[start])} is cut short by the entry's end"
             problems.append(ProgramProblem("truncated", start, text))
         except MalformedError as error:
             problems.append(ProgramProblem(error.kind, start, error.message))
@@ -342,18 +355,18 @@ class Interpreter:
         return (target or 0) - position.begin, index
 
     def _define_cfa(
-        self, opcode: int, code: bytes, index: int, cfa: CfaRule | None
-    ) -> tuple[CfaRule | None, int]:
-        """The rarer instructions that define the CFA; None where it was not a register."""
+        self, opcode: int, code: bytes, index: int, cfa: CfaRule | None, last_offset: int | None
+    ) -> tuple[CfaRule | None, int | None, int]:
+        """The rarer instructions that define the CFA: (rule, last offset, next index)."""
         if opcode == 0x0F:  # DW_CFA_def_cfa_expression
             block, index = _block(code, index)
-            return CfaExpression(block), index
+            return CfaExpression(block), last_offset, index
         if opcode == 0x13:  # DW_CFA_def_cfa_offset_sf
             offset, index = read_sleb128(code, index)
-            if not isinstance(cfa, CfaRegister):
-                return None, index
-            register = cfa.dwarf_register
             offset *= self._data_alignment
+            if not isinstance(cfa, CfaRegister):
+                return cfa, offset, index
+            register = cfa.dwarf_register
         else:
             register, index = read_uleb128(code, index)
             if opcode == 0x12:  # DW_CFA_def_cfa_sf
@@ -363,12 +376,12 @@ class Interpreter:
                 offset, index = read_uleb128(code, index)
         by_offset = self._cfas.get(register)
         found = by_offset.get(offset) if by_offset is not None else None
-        return found or self._cfa(register, offset), index
+        return found or self._cfa(register, offset), offset, index
 
     def _rule(self, opcode: int, code: bytes, index: int) -> tuple[int, Rule | None, int]:
         """The rarer instructions that set a register's rule: (register, rule, next index)."""
         if opcode not in _REGISTER_OPCODES:
-            text = f"the instruction {_opcode_name(opcode)}, which x86 unwinders do not know"
+            text = f"the instruction {opcode_name(opcode)}, which x86 unwinders do not know"
             raise MalformedError("unknown-instruction", index - 1, text)
         factor = self._data_alignment
         register, index = read_uleb128(code, index)
@@ -427,14 +440,25 @@ OPCODE_NAMES = {
 }  # fmt: skip
 
 
-def _opcode_name(opcode: int) -> str:
+def opcode_name(opcode: int) -> str:
+    """Name an instruction by its first byte, also one that is not known on x86."""
     name = OPCODE_NAMES.get(opcode & 0xC0 or opcode) or _FOREIGN.get(opcode)
     return name or f"opcode {opcode:#04x}"
 
 
-def _cfa_not_register(opcode: int, offset: int, cfa: CfaRule | None) -> ProgramProblem:
+def _cfa_not_register(
+    opcode: int, offset: int, cfa: CfaRule | None, last_offset: int | None
+) -> ProgramProblem:
+    """An instruction that DWARF 5, section 6.4.2.2, allows only for a register and an offset.
+
+    libgcc, gdb and LLVM's libunwind go on all the same: a new register goes with the last offset
+    that there was; a new offset waits for a register, and the expression stays in force. The
+    rows do what they do.
+    """
     has = "no rule" if cfa is None else "an expression"
-    text = f"{_opcode_name(opcode)} while the CFA has {has}, not a register and an offset"
+    text = f"{opcode_name(opcode)} while the CFA has {has}, not a register and an offset"
+    if opcode == 0x0D and last_offset is not None:
+        text += f" (unwinders take the last offset, {last_offset})"
     return ProgramProblem("cfa-not-register", offset, text)
 
 

@@ -72,7 +72,7 @@ def show_functions(path: str, function: str | None) -> Iterator[ShownFunction]:
         Functions by address. Raises InputError for an unreadable file or an unknown function.
     """
     image = Image.open(path)
-    checker = ImageChecker(image, engine_for(image))
+    checker = ImageChecker(image, engine_for(image), thorough=True)
     if not checker.fdes:
         raise InputError(
             Place(path),
@@ -137,7 +137,9 @@ def _shown(checker: ImageChecker, result: FunctionResult) -> ShownFunction:
                 rows[position][1] if position >= 0 else None,
             )
         )
-    return ShownFunction(image.name_of(listing.begin), listing.begin, listing.end, tuple(shown))
+    return ShownFunction(
+        image.function_name(listing.begin), listing.begin, listing.end, tuple(shown)
+    )
 
 
 def _instruction(

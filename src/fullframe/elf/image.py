@@ -13,14 +13,13 @@ from bisect import bisect_right
 from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
-
 from fullframe.elf import dynamic as dyn
-from fullframe.elf import layout, relocations, structures, versions
+from fullframe.elf import layout, structures, symbol_reader
 from fullframe.elf.lines import LineReader
 from fullframe.elf.memory import AddressError, AddressSpace, Region
 from fullframe.elf.plt import PltReader
-from fullframe.elf.relocations import Relocation, RelocationBatch, RelocationTable
+from fullframe.elf.relocation_reader import RelocationReader
+from fullframe.elf.relocations import Relocation, RelocationTable
 from fullframe.elf.sections import Section, decompress
 from fullframe.elf.strings import StringTable
 from fullframe.elf.structures import (
@@ -33,23 +32,34 @@ from fullframe.elf.structures import (
     PT_GNU_EH_FRAME,
     PT_INTERP,
     PT_LOAD,
-    SHN_ABS,
-    SHN_COMMON,
-    SHN_UNDEF,
-    SHT_DYNSYM,
-    SHT_GNU_VERSYM,
-    SHT_REL,
-    SHT_RELA,
-    SHT_RELR,
-    SHT_SYMTAB,
-    SHT_SYMTAB_SHNDX,
     Segment,
 )  # fmt: skip
-from fullframe.elf.symbols import LAYOUT, Symbol, SymbolIndex, SymbolTable
-from fullframe.errors import FullframeError, InputError, Place
+from fullframe.elf.symbols import Symbol, SymbolIndex, SymbolTable
+from fullframe.errors import InputError, Place
 from fullframe.x86.registers import Machine
 
 __all__ = ["AddressError", "Image", "Relocation", "Section", "Symbol"]
+
+
+class Warnings(list[InputError]):
+    """Warnings about one file, up to a bound.
+
+    Args:
+        path: the file.
+    """
+
+    MOST = 100
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def append(self, warning: InputError) -> None:
+        """Add a warning; beyond the bound only one that says so."""
+        if len(self) < self.MOST:
+            super().append(warning)
+        elif len(self) == self.MOST:
+            super().append(InputError(Place(self._path), "more warnings, which are not listed"))
 
 
 class Image:
@@ -69,7 +79,7 @@ class Image:
     def __init__(self, data: memoryview, path: str) -> None:
         self._data = data
         self.path = path
-        self.warnings: list[InputError] = []
+        self.warnings: list[InputError] = Warnings(path)
         header = structures.read_header(data, path)
         self.machine: Machine = header.machine
         self.elf_bits: int = header.elf_bits
@@ -99,12 +109,13 @@ class Image:
         """
         name = os.fspath(path)
         try:
+            # Before opening it: to open a named pipe is to wait for its writer.
+            status = Path(name).stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise InputError(Place(name), "not a regular file", "an ELF file")
+            if status.st_size == 0:
+                raise InputError(Place(name), "an empty file", "an ELF file")
             with Path(name).open("rb") as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise InputError(Place(name), "not a regular file", "an ELF file")
-                if status.st_size == 0:
-                    raise InputError(Place(name), "an empty file", "an ELF file")
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -144,7 +155,7 @@ class Image:
     def kind(self) -> str:
         """What the file is for: see the class."""
         if self._file_type == ET_DYN:
-            pie = self._dynamic.get(dyn.DT_FLAGS_1, 0) & dyn.DF_1_PIE
+            pie = self.dynamic.get(dyn.DT_FLAGS_1, 0) & dyn.DF_1_PIE
             has_interpreter = any(segment.type == PT_INTERP for segment in self.segments)
             return "executable" if pie or has_interpreter else "shared"
         names = {ET_REL: "relocatable", ET_EXEC: "executable", ET_CORE: "core"}
@@ -161,49 +172,54 @@ class Image:
             names_header = headers[names_index]
             begin = names_header.offset
             names = StringTable(bytes(self._data[begin : begin + names_header.size_bytes]))
+        believed = layout.sizes(
+            headers, len(self._data), self.is_relocatable, self.path, self.warnings
+        )
         if self.is_relocatable:
-            placed = layout.assign_addresses(headers, len(self._data), self.path, self.warnings)
+            placed = layout.assign_addresses(headers, believed, self.path, self.warnings)
         else:
-            placed = [(item.address, item.size_bytes) for item in headers]
-        sections = []
-        for index, (item, (address, size)) in enumerate(zip(headers, placed, strict=True)):
-            section = Section(
+            placed = [
+                (header.address, size) for header, size in zip(headers, believed, strict=True)
+            ]
+        return tuple(
+            Section(
                 index, names.get(item.name_offset), address, item.offset, size, item.type,
                 item.flags, item.link, item.info, item.entry_size_bytes, self._content,
-            )  # fmt: skip
-            sections.append(section)
-            if section.has_bytes and index and item.offset + size > len(self._data):
-                self.warnings.append(
-                    InputError(
-                        Place(self.path, section=section.name or f"section {index}"),
-                        f"claims {size} bytes at offset {item.offset:#x} of the file",
-                        f"a section within the file's {len(self._data)} bytes",
-                    )
-                )
-        return tuple(sections)
+            )
+            for index, (item, (address, size)) in enumerate(zip(headers, placed, strict=True))
+        )  # fmt: skip
 
     def _content(self, section: Section) -> memoryview:
         view = self._contents.get(section.index)
         if view is not None:
             return view
         view = self._unrelocated(section)
-        if self.is_relocatable and section.index in self._relocation_sections:
-            copy = bytearray(view)
-            for batch in self._batches_of(section.index):
-                relocations.apply(copy, batch, section.address, self.machine.bits)
-            view = memoryview(copy).toreadonly()
+        if self.is_relocatable:
+            view = self._relocation_reader.applied(section, view)
         self._contents[section.index] = view
         return view
 
     def _unrelocated(self, section: Section) -> memoryview:
-        """A section's bytes before relocation: what tables that relocations need are read from.
+        """A section's bytes before relocation.
 
-        (A hostile file could otherwise make its symbol table depend on itself.)
+        Raises:
+            InputError: it cannot be decompressed.
         """
         if not section.has_bytes:
             return memoryview(b"")
         raw = self._data[section.offset : section.offset + section.size_bytes]
         return decompress(section, raw, self.elf_bits, self.path)
+
+    def table_bytes(self, section: Section) -> memoryview:
+        """The bytes of a symbol, string or relocation table; nothing, with a warning, if broken.
+
+        Tables are never relocated: a hostile one could otherwise depend on itself.
+        """
+        try:
+            return self._unrelocated(section)
+        except InputError as error:
+            self.warnings.append(error)
+            return memoryview(b"")
 
     def section(self, name: str) -> Section | None:
         """Return the first section of that name."""
@@ -263,7 +279,8 @@ class Image:
     def executable_ranges(self) -> list[tuple[int, int]]:
         """Return (first address, first address after) of what holds code, in order.
 
-        By section where there are sections, else by segment. Only what the file holds bytes of.
+        By section where there are sections, else by segment. Only what the file holds bytes of;
+        ranges that overlap are one.
         """
         return list(self._executable_ranges)
 
@@ -281,7 +298,15 @@ class Image:
                 for segment in self.segments
                 if segment.type == PT_LOAD and segment.flags & PF_X
             ]
-        return sorted(ranges)
+        # A hostile size can reach beyond the address space.
+        top = (1 << self.elf_bits) - 1
+        merged: list[tuple[int, int]] = []
+        for begin, end in sorted((begin, min(end, top)) for begin, end in ranges if begin < top):
+            if merged and begin < merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((begin, end))
+        return merged
 
     def executable_end(self, address: int) -> int | None:
         """Return the end of the executable range that ``address`` lies in; None if in none."""
@@ -294,7 +319,8 @@ class Image:
     # ------------------------------------------------------------------ the dynamic segment
 
     @cached_property
-    def _dynamic(self) -> dict[int, int]:
+    def dynamic(self) -> dict[int, int]:
+        """Tags and values of the dynamic segment (:mod:`fullframe.elf.dynamic`)."""
         for segment in self.segments:
             if segment.type == PT_DYNAMIC:
                 begin = segment.offset
@@ -305,7 +331,7 @@ class Image:
     @property
     def got_address(self) -> int | None:
         """Address that the dynamic segment calls the global offset table (``DT_PLTGOT``)."""
-        value = self._dynamic.get(dyn.DT_PLTGOT)
+        value = self.dynamic.get(dyn.DT_PLTGOT)
         if value is None:
             section = self.section(".got.plt") or self.section(".got")
             value = section.address if section is not None else None
@@ -320,7 +346,7 @@ class Image:
         section = self.section(".eh_frame_hdr")
         return section.address if section is not None else None
 
-    def _mapped(self, address: int, size_bytes: int) -> memoryview:
+    def mapped(self, address: int, size_bytes: int) -> memoryview:
         """Read what the image maps; nothing, with a warning, where it does not."""
         try:
             return self.read(address, size_bytes)
@@ -328,7 +354,7 @@ class Image:
             self.warnings.append(error)
             return memoryview(b"")
 
-    def _read_from(self, address: int) -> memoryview:
+    def read_from(self, address: int) -> memoryview:
         """Read from ``address`` to the end of the file's bytes there."""
         end = self.mapped_end(address)
         if end is None:
@@ -340,70 +366,7 @@ class Image:
     @cached_property
     def _symbol_tables(self) -> dict[int, SymbolTable]:
         """Symbol tables by section index; the dynamic segment's has index -1."""
-        tables: dict[int, SymbolTable] = {}
-        # The gABI allows one section of each of the two types.
-        for kind in (SHT_SYMTAB, SHT_DYNSYM):
-            section = next((item for item in self.sections if item.type == kind), None)
-            if section is not None:
-                tables[section.index] = self._symbol_table(section)
-        if not self.sections and dyn.DT_SYMTAB in self._dynamic:
-            tables[-1] = self._dynamic_symbol_table()
-        return tables
-
-    def _symbol_table(self, section: Section) -> SymbolTable:
-        record = LAYOUT[self.elf_bits]
-        raw = self._unrelocated(section)
-        strings = StringTable(b"")
-        if 0 < section.link < len(self.sections):
-            strings = StringTable(bytes(self._unrelocated(self.sections[section.link])))
-        extended = None
-        version_of = None
-        for other in self.sections:
-            if other.link == section.index and other.type == SHT_SYMTAB_SHNDX:
-                indices = self._unrelocated(other)
-                extended = np.frombuffer(indices, "<u4", len(indices) // 4)
-            elif (
-                other.link == section.index
-                and other.type == SHT_GNU_VERSYM
-                and not self.is_relocatable
-            ):
-                version_of = versions.from_sections(self.sections, other, strings)
-        return SymbolTable(
-            np.frombuffer(raw, record, len(raw) // record.itemsize),
-            strings,
-            extended,
-            self._synthetic_address if self.is_relocatable else None,
-            version_of,
-        )
-
-    def _dynamic_symbol_table(self) -> SymbolTable:
-        tags = self._dynamic
-        record = LAYOUT[self.elf_bits]
-        try:
-            limit = len(self._data) // record.itemsize
-            count = dyn.count_symbols(tags, self.read, self.elf_bits, limit)
-        except FullframeError as error:
-            self.warnings.append(
-                InputError(
-                    Place(self.path),
-                    f"the hash table of the dynamic symbols cannot be read ({error})",
-                    "a table within the image; the symbols are ignored",
-                )
-            )
-            count = 0
-        raw = self._mapped(tags[dyn.DT_SYMTAB], count * record.itemsize)
-        strings = StringTable(
-            bytes(self._mapped(tags.get(dyn.DT_STRTAB, 0), tags.get(dyn.DT_STRSZ, 0)))
-        )
-        version_of = versions.from_dynamic(tags, self._read_from, strings)
-        return SymbolTable(np.frombuffer(raw, record), strings, None, None, version_of)
-
-    def _synthetic_address(self, number: int, section_index: int, value: int) -> int:
-        if section_index in (SHN_UNDEF, SHN_COMMON):
-            return layout.UNDEFINED_BASE + layout.UNDEFINED_STEP * number
-        if section_index == SHN_ABS or section_index >= len(self.sections):
-            return value
-        return self.sections[section_index].address + value
+        return symbol_reader.read_symbol_tables(self)
 
     @cached_property
     def symbols(self) -> tuple[Symbol, ...]:
@@ -467,6 +430,23 @@ class Image:
         offset = address - symbol.address
         return f"{symbol.name}+{offset:#x}" if offset else symbol.name
 
+    def function_name(self, address: int) -> str:
+        """Name the function that an address lies in, or give its :meth:`place`.
+
+        Other than :meth:`name_of`, never by a symbol that ends before the address: in a stripped
+        library that is another function. The separate debug file is asked as well.
+        """
+        debug = self._lines.source
+        for image in (self, debug):
+            symbol = None if image is None else image.symbol_at(address)
+            if symbol is not None:
+                offset = address - symbol.address
+                if offset == 0:
+                    return symbol.name
+                if 0 < offset < symbol.size_bytes:
+                    return f"{symbol.name}+{offset:#x}"
+        return self.place(address)
+
     def place(self, address: int) -> str:
         """Render an address: ``.text+0x10`` in a relocatable object, else ``0x401000``."""
         if self.is_relocatable:
@@ -482,30 +462,8 @@ class Image:
     # ------------------------------------------------------------------ relocations
 
     @cached_property
-    def _relocation_sections(self) -> dict[int, list[Section]]:
-        """Relocation sections by the section that they change (0: the whole image)."""
-        found: dict[int, list[Section]] = {}
-        for section in self.sections:
-            if section.type in (SHT_REL, SHT_RELA):
-                if self.is_relocatable:
-                    if 0 < section.info < len(self.sections):
-                        found.setdefault(section.info, []).append(section)
-                elif section.alloc:
-                    found.setdefault(0, []).append(section)
-        return found
-
-    def _batches_of(self, target: int) -> list[RelocationBatch]:
-        base = self.sections[target].address if self.is_relocatable else 0
-        return [
-            relocations.read_batch(
-                self._unrelocated(section),
-                self.elf_bits,
-                section.type == SHT_RELA,
-                self._symbol_tables.get(section.link),
-                base,
-            )
-            for section in self._relocation_sections.get(target, ())
-        ]
+    def _relocation_reader(self) -> RelocationReader:
+        return RelocationReader(self, self._symbol_tables)
 
     @cached_property
     def relocations(self) -> RelocationTable:
@@ -514,83 +472,16 @@ class Image:
         A linked image has those that the loader applies, a relocatable object all of them (they
         are applied to what :meth:`read` gives as far as they can be without a linker).
         """
-        if self.is_relocatable:
-            batches = [
-                batch
-                for target in self._relocation_sections
-                if self.sections[target].alloc
-                for batch in self._batches_of(target)
-            ]
-            return RelocationTable(batches, self._original_addend)
-        batches = self._batches_of(0) if self.sections else self._dynamic_batches()
-        batches += self._relative_batches()
-        return RelocationTable(batches, self._stored_addend)
-
-    def _dynamic_batches(self) -> list[RelocationBatch]:
-        tags = self._dynamic
-        table = self._symbol_tables.get(-1)
-        plt_has_addend = tags.get(dyn.DT_PLTREL) == dyn.DT_RELA
-        batches = []
-        for address, size, has_addend in (
-            (tags.get(dyn.DT_RELA), tags.get(dyn.DT_RELASZ, 0), True),
-            (tags.get(dyn.DT_REL), tags.get(dyn.DT_RELSZ, 0), False),
-            (tags.get(dyn.DT_JMPREL), tags.get(dyn.DT_PLTRELSZ, 0), plt_has_addend),
-        ):
-            if address is not None and size:
-                raw = self._mapped(address, size)
-                batches.append(relocations.read_batch(raw, self.elf_bits, has_addend, table))
-        return batches
-
-    def _relative_batches(self) -> list[RelocationBatch]:
-        raw = [section.data for section in self.sections if section.type == SHT_RELR]
-        if not self.sections and dyn.DT_RELR in self._dynamic:
-            raw.append(
-                self._mapped(self._dynamic[dyn.DT_RELR], self._dynamic.get(dyn.DT_RELRSZ, 0))
-            )
-        batches = []
-        for view in raw:
-            addresses = relocations.read_relr(view, self.elf_bits, len(self._data))
-            zeros = np.zeros(len(addresses), np.uint32)
-            # R_X86_64_RELATIVE and R_386_RELATIVE have the same number.
-            kinds = np.full(len(addresses), relocations.R_X86_64_RELATIVE, np.uint32)
-            batches.append(RelocationBatch(addresses, kinds, zeros, None, None))
-        return batches
-
-    def _stored_addend(self, address: int, kind: int) -> int:
-        try:
-            raw = self.read(address, self.address_size_bytes)
-        except AddressError:
-            return 0
-        return int.from_bytes(raw, "little", signed=True)
-
-    def _original_addend(self, address: int, kind: int) -> int:
-        """The addend that a REL record keeps in bytes which have been relocated since."""
-        section = self.section_at(address)
-        if section is None or not section.has_bytes:
-            return 0
-        width = relocations.stored_bytes(kind, self.machine.bits)
-        begin = section.offset + address - section.address
-        return int.from_bytes(self._data[begin : begin + width], "little", signed=True)
+        return self._relocation_reader.table()
 
     def plt_relocation_address(self, number: int) -> int | None:
-        """Return the address that a PLT relocation changes.
+        """Return the address that a PLT relocation changes; None if there is no such relocation.
 
         Args:
             number: what a lazy PLT stub pushes: the relocation's index on x86-64, its byte
                 offset in the table on i386.
         """
-        record = relocations.LAYOUT[self.elf_bits, self.machine.bits == 64]
-        if self.machine.bits == 32:
-            number //= record.itemsize
-        table = self._dynamic.get(dyn.DT_JMPREL)
-        size = self._dynamic.get(dyn.DT_PLTRELSZ, 0)
-        if table is None or (number + 1) * record.itemsize > size:
-            return None
-        try:
-            raw = self.read(table + number * record.itemsize, record.itemsize)
-        except AddressError:
-            return None
-        return int(np.frombuffer(raw, record)["offset"][0])
+        return self._relocation_reader.plt_address(number)
 
     # ------------------------------------------------------------------ names behind addresses
 

@@ -25,48 +25,34 @@ _LARGEST_ALIGNMENT = 1 << 16
 
 
 def assign_addresses(
-    headers: Sequence[SectionHeader], file_size: int, path: str, warnings: list[InputError]
+    headers: Sequence[SectionHeader],
+    believed: Sequence[int],
+    path: str,
+    warnings: list[InputError],
 ) -> list[tuple[int, int]]:
     """Lay out the sections of a relocatable object.
 
     Args:
         headers: as in the file.
-        file_size: in bytes.
+        believed: the size of each, as :func:`sizes` gives it.
         path: named in warnings.
-        warnings: gets a line for every section that had to be cut or dropped.
+        warnings: gets a line for every section that does not fit.
 
     Returns:
         For each section its address (0 for one that is not loaded) and its size in bytes.
     """
     placed: list[tuple[int, int]] = []
     where = FIRST_SECTION_ADDRESS
-    taken = _overlapping(headers)
-    for index, header in enumerate(headers):
+    for index, (header, size) in enumerate(zip(headers, believed, strict=True)):
         if not header.flags & SHF_ALLOC:
-            placed.append((0, header.size_bytes))
+            placed.append((0, size))
             continue
-        size = header.size_bytes
-        place = Place(path, section=f"section {index}", offset_bytes=0)
-        if header.type != SHT_NOBITS and header.offset + size > file_size:
-            held = max(0, file_size - header.offset)
-            warnings.append(
-                InputError(place, f"a section of {size} bytes", f"at most {held}, all there is")
-            )
-            size = held
-        if index in taken:
-            warnings.append(
-                InputError(
-                    place,
-                    f"its bytes overlap those of section {taken[index]}",
-                    "sections of their own; this one is ignored",
-                )
-            )
-            size = 0
         alignment = header.alignment
         if alignment & (alignment - 1) or not 0 < alignment <= _LARGEST_ALIGNMENT:
             alignment = 1 if alignment <= 1 else 16
         address = (where + alignment - 1) // alignment * alignment
         if address + size > UNDEFINED_BASE - _LARGEST_ALIGNMENT:
+            place = Place(path, section=f"section {index}")
             warnings.append(InputError(place, f"{size} bytes", "sections of together 1.5 GiB"))
             size = 0
         placed.append((address, size))
@@ -74,12 +60,64 @@ def assign_addresses(
     return placed
 
 
-def _overlapping(headers: Sequence[SectionHeader]) -> dict[int, int]:
+def sizes(
+    headers: Sequence[SectionHeader], file_size: int, is_relocatable: bool, path: str,
+    warnings: list[InputError],
+) -> list[int]:  # fmt: skip
+    """Return how many bytes of each section to believe in.
+
+    No byte of a file belongs to two sections (gABI chapter 4). In a relocatable object, and where
+    the sections together claim more than twice the file, a section that overlaps another is taken
+    as empty: otherwise a small file could have the work of a thousand large ones done.
+
+    Args:
+        headers: as in the file.
+        file_size: in bytes.
+        is_relocatable: a section that is cut by the end of the file is shortened to what is there.
+        path: named in warnings.
+        warnings: gets a line for every section that is cut or dropped.
+
+    Returns:
+        A size in bytes for each section.
+    """
+    believed = [header.size_bytes for header in headers]
+    solid = [
+        index
+        for index, header in enumerate(headers)
+        if header.type not in (0, SHT_NOBITS) and header.size_bytes
+    ]
+    for index in solid:
+        header = headers[index]
+        held = max(0, min(header.size_bytes, file_size - header.offset))
+        if held < header.size_bytes:
+            warnings.append(
+                InputError(
+                    Place(path, section=f"section {index}"),
+                    f"claims {header.size_bytes} bytes at offset {header.offset:#x} of the file",
+                    f"at most {held}, all there is",
+                )
+            )
+            if is_relocatable:
+                believed[index] = held
+    claimed = sum(min(headers[index].size_bytes, file_size) for index in solid)
+    if is_relocatable or claimed > 2 * file_size + (1 << 20):
+        for index, other in _overlapping(headers, solid).items():
+            warnings.append(
+                InputError(
+                    Place(path, section=f"section {index}"),
+                    f"its bytes overlap those of section {other}",
+                    "sections of their own; this one is ignored",
+                )
+            )
+            believed[index] = 0
+    return believed
+
+
+def _overlapping(headers: Sequence[SectionHeader], solid: Sequence[int]) -> dict[int, int]:
     """Sections whose bytes in the file overlap those of another, and which other."""
     spans = sorted(
-        (header.offset, header.offset + header.size_bytes, index)
-        for index, header in enumerate(headers)
-        if header.type not in (0, SHT_NOBITS) and header.flags & SHF_ALLOC and header.size_bytes
+        (headers[index].offset, headers[index].offset + headers[index].size_bytes, index)
+        for index in solid
     )
     found: dict[int, int] = {}
     last_end, last_index = 0, 0

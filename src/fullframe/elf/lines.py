@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from fullframe.errors import FullframeError
 if TYPE_CHECKING:
     from fullframe.elf.image import Image
 
+#: Units without a range whose line programs are read for one address.
+_MOST_UNITS_SEARCHED = 64
 DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
 
 #: The sections that a line lookup needs, by the keyword under which pyelftools takes them.
@@ -90,6 +93,14 @@ class LineReader:
             return None
         return None
 
+    @property
+    def source(self) -> Image | None:
+        """The image that has the line table; None where there is none, or it cannot be read."""
+        try:
+            return self._source
+        except FullframeError:
+            return None
+
     @cached_property
     def _source(self) -> Image | None:
         """The image that has the line table: this one, or its separate debug file."""
@@ -129,30 +140,57 @@ class LineReader:
         return DWARFInfo(config=config, **sections)
 
     def _units_covering(self, address: int) -> list[Any]:
-        dwarf = self._dwarf
-        if dwarf is None:
+        """The units that may have a line for an address, the likely ones first."""
+        if self._dwarf is None:
             return []
-        aranges = self._aranges
-        if aranges:
-            position = bisect_right(aranges, (address, 1 << 65, 0)) - 1
-            if position >= 0 and address < aranges[position][1]:
-                return [dwarf.get_CU_at(aranges[position][2])]
-        # No index, or one that leaves the address out (assembly may): look at every unit.
-        return self._all_units
+        index = self._index
+        position = bisect_right(index, (address, 1 << 65, 0)) - 1
+        likely = []
+        if position >= 0 and address < index[position][1]:
+            likely.append(self._dwarf.get_CU_at(index[position][2]))
+        return likely + self._units_without_range
 
     @cached_property
-    def _aranges(self) -> list[tuple[int, int, int]]:
+    def _index(self) -> list[tuple[int, int, int]]:
+        """(first address, first address after, offset of the unit), sorted."""
+        found = []
         table = self._dwarf.get_aranges()
-        if table is None:
-            return []
-        return sorted(
-            (entry.begin_addr, entry.begin_addr + entry.length, entry.info_offset)
-            for entry in table.entries
-        )
+        if table is not None:
+            found = [
+                (entry.begin_addr, entry.begin_addr + entry.length, entry.info_offset)
+                for entry in table.entries
+            ]
+        indexed = {offset for _, _, offset in found}
+        for unit in self._dwarf.iter_CUs():
+            if unit.cu_offset not in indexed:
+                found += [(begin, end, unit.cu_offset) for begin, end in self._ranges(unit)]
+        return sorted(found)
 
     @cached_property
-    def _all_units(self) -> list[Any]:
-        return list(self._dwarf.iter_CUs())
+    def _units_without_range(self) -> list[Any]:
+        """Units that do not say what they cover; only some, each costs a line program."""
+        known = {offset for _, _, offset in self._index}
+        units = (unit for unit in self._dwarf.iter_CUs() if unit.cu_offset not in known)
+        return list(islice(units, _MOST_UNITS_SEARCHED))
+
+    def _ranges(self, unit: Any) -> list[tuple[int, int]]:
+        """What a unit says it covers, in its first entry (DWARF 5, section 2.17)."""
+        attributes = unit.get_top_DIE().attributes
+        low = attributes["DW_AT_low_pc"].value if "DW_AT_low_pc" in attributes else 0
+        if "DW_AT_high_pc" in attributes:
+            high = attributes["DW_AT_high_pc"]
+            return [(low, high.value if high.form == "DW_FORM_addr" else low + high.value)]
+        if "DW_AT_ranges" not in attributes:
+            return []
+        lists = self._dwarf.range_lists()
+        ranges = []
+        for entry in lists.get_range_list_at_offset(attributes["DW_AT_ranges"].value, cu=unit):
+            if hasattr(entry, "base_address"):
+                low = entry.base_address
+            else:
+                base = 0 if entry.is_absolute else low
+                ranges.append((base + entry.begin_offset, base + entry.end_offset))
+        return ranges
 
     def _in_unit(self, unit: Any, address: int) -> str | None:
         offset = unit.cu_offset

@@ -94,7 +94,8 @@ def decompress(section: Section, raw: memoryview, elf_bits: int, path: str) -> m
     Raises:
         InputError: unknown method, bad stream, or a claimed size beyond any honest ratio.
     """
-    if section.flags & SHF_COMPRESSED:
+    # A loaded section cannot be compressed (gABI): the flag is ignored there.
+    if section.flags & SHF_COMPRESSED and not section.alloc:
         layout = struct.Struct("<IIQQ" if elf_bits == 64 else "<III")
         if len(raw) < layout.size:
             raise InputError(

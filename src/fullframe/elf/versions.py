@@ -27,7 +27,10 @@ VersionOf = Callable[[int], str | None]
 
 
 def from_sections(
-    sections: Sequence[Section], numbers: Section, strings: StringTable
+    sections: Sequence[Section],
+    numbers: Section,
+    strings: StringTable,
+    content: Callable[[Section], memoryview],
 ) -> VersionOf | None:
     """Return a function from symbol number to version, from the sections of an image.
 
@@ -35,14 +38,15 @@ def from_sections(
         sections: all of them.
         numbers: ``.gnu.version``.
         strings: the names of the dynamic symbols, which hold the version names too.
+        content: gives the bytes of a section.
     """
     names: dict[int, str] = {}
-    for section in sections:
-        if section.type == SHT_GNU_VERDEF:
-            _definitions(section.data, strings, names)
-        elif section.type == SHT_GNU_VERNEED:
-            _needs(section.data, strings, names)
-    return _lookup(numbers.data, names)
+    # There is one section of each type.
+    for kind, read in ((SHT_GNU_VERDEF, _definitions), (SHT_GNU_VERNEED, _needs)):
+        section = next((item for item in sections if item.type == kind), None)
+        if section is not None:
+            read(content(section), strings, names)
+    return _lookup(content(numbers), names)
 
 
 def from_dynamic(

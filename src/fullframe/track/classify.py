@@ -47,12 +47,14 @@ FULL_LOOK: Final = 2
 FLOW: Final = 3
 CONDITIONAL_BRANCH: Final = 4
 DIRECT_CALL: Final = 5
+NEAR_JUMP: Final = 6
+RETURN: Final = 7
 UNSEEN: Final = -1
 
 WRITES = frozenset(
     {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 )
-_MOST_ENCODINGS = 1 << 19
+_MOST_ENCODINGS = 1 << 17
 _CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
 _REGISTERS: Final = 256
 
@@ -140,8 +142,12 @@ class Classifier:
         ):
             if flow == FlowControl.CONDITIONAL_BRANCH:
                 return CONDITIONAL_BRANCH
+            if flow == FlowControl.UNCONDITIONAL_BRANCH:
+                return NEAR_JUMP
             if flow == FlowControl.CALL:
                 return DIRECT_CALL
+        if flow == FlowControl.RETURN and instruction.mnemonic == Mnemonic.RET:
+            return RETURN
         if flow != FlowControl.NEXT or instruction.mnemonic in (
             Mnemonic.HLT,
             Mnemonic.IRET,
@@ -243,12 +249,15 @@ class Classifier:
         base = i.memory_base
         if i.segment_prefix in (Register.FS, Register.GS) or base not in _HARDWARE:
             return (None, 0, False)
+        if _SIZE[base] != self.word_bytes and not self.space.narrow_pointers:
+            return (None, 0, False)  # an address cut to 32 bits is nowhere near the stack
         indexed = i.memory_index != Register.NONE
         return (_HARDWARE[base], self._displacement(i), indexed)
 
     def _displacement(self, i: Instruction) -> int:
         value: int = i.memory_displacement
-        bits = 64 if self.word_bytes == 8 else 32
+        # x32 code addresses the stack through 32-bit registers, which cut the displacement.
+        bits = 8 * _SIZE[i.memory_base]
         return value - (1 << bits) if value >> (bits - 1) else value
 
     def _word(self, i: Instruction, operand: int) -> int | None:
@@ -370,6 +379,21 @@ def _pop(c: Classifier, i: Instruction) -> Made:
     return _made(("pop", None, size), fx.pop(None, size))
 
 
+def _pusha(c: Classifier, i: Instruction) -> Made:
+    if i.mnemonic != Mnemonic.PUSHAD:
+        return None
+    # The stack pointer's slot holds no saved register's value (SDM, PUSHAD and POPAD).
+    order = (AX, CX, DX, BX, None, BP, SI, DI)
+    return _made(("pusha",), fx.sequence(tuple(fx.push(source, 4) for source in order)))
+
+
+def _popa(c: Classifier, i: Instruction) -> Made:
+    if i.mnemonic != Mnemonic.POPAD:
+        return None
+    order = (DI, SI, BP, None, BX, DX, CX, AX)
+    return _made(("popa",), fx.sequence(tuple(fx.pop(target, 4) for target in order)))
+
+
 def _add_or_sub(sign: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
         target = c._word(i, 0)
@@ -467,6 +491,8 @@ _HANDLERS: Final[dict[int, Handler]] = {
     Mnemonic.POPF: _pop,
     Mnemonic.POPFD: _pop,
     Mnemonic.POPFQ: _pop,
+    Mnemonic.PUSHAD: _pusha,
+    Mnemonic.POPAD: _popa,
     Mnemonic.ADD: _add_or_sub(1),
     Mnemonic.SUB: _add_or_sub(-1),
     Mnemonic.INC: _increment(1),

@@ -14,6 +14,7 @@ from fullframe.track.values import (
     CFA_REGION,
     OTHER,
     UNKNOWN,
+    VAGUE,
     VECTOR_REGION,
     Address,
     Constant,
@@ -23,7 +24,9 @@ from fullframe.track.values import (
     address,
     constant,
     derived,
+    either,
     extended,
+    is_joined,
     realigned,
 )
 from fullframe.x86.registers import BP, SP
@@ -66,7 +69,7 @@ def moved(value: Value, delta_bytes: int, space: StateSpace) -> Value:
         return address(value.region, value.offset_bytes + delta_bytes)
     if isinstance(value, Constant):
         return constant((value.number + delta_bytes) & ((1 << space.machine.bits) - 1))
-    if value is UNKNOWN or delta_bytes == 0 or isinstance(value, Derived):
+    if value in VAGUE or delta_bytes == 0 or isinstance(value, Derived):
         return value
     return OTHER
 
@@ -85,9 +88,9 @@ def place_of(space: StateSpace, state: State, memory: Memory) -> Value:
 def _set(space: StateSpace, state: State, register: int, value: Value) -> State:
     if (
         not space.precise
-        and register not in (SP, BP)
+        and not (register in (SP, BP) and isinstance(value, Address | Derived))
         and (not isinstance(value, Entry) or register not in space.machine.callee_saved)
-        and value is not UNKNOWN
+        and not (value in VAGUE and register == SP)
     ):
         # The coarse space keeps frame addresses in the stack and frame pointers only.
         value = OTHER
@@ -132,7 +135,7 @@ def maybe_copy(target: int, source: int | None) -> Apply:
     def apply(space: StateSpace, state: State) -> State:
         old = state.registers[target]
         new = OTHER if source is None else state.registers[source]
-        return _set(space, state, target, old if old is new else UNKNOWN)
+        return _set(space, state, target, either(old, new))
 
     return apply
 
@@ -263,7 +266,7 @@ def _near_to(value: Value) -> Value:
     """Return what an address, moved by an unknown distance, becomes."""
     if isinstance(value, Address):
         return derived(value)
-    return value if value is UNKNOWN or isinstance(value, Derived) else OTHER
+    return value if value in VAGUE or isinstance(value, Derived) else OTHER
 
 
 def _extend(space: StateSpace, state: State, pointer: Address) -> State:
@@ -414,11 +417,14 @@ def clobber_vector(vector: int) -> Apply:
 def equate(one: int, other: int) -> Apply:
     """What a branch that is taken on equality tells: both registers hold the same."""
 
+    def unsettled(value: Value) -> bool:
+        return value in VAGUE or (isinstance(value, Address) and is_joined(value.region))
+
     def apply(space: StateSpace, state: State) -> State:
         first, second = state.registers[one], state.registers[other]
-        if isinstance(first, Address) and second is UNKNOWN:
+        if isinstance(first, Address) and not unsettled(first) and unsettled(second):
             return space.with_register(state, other, first)
-        if isinstance(second, Address) and first is UNKNOWN:
+        if isinstance(second, Address) and not unsettled(second) and unsettled(first):
             return space.with_register(state, one, second)
         return state
 

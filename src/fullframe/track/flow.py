@@ -158,10 +158,15 @@ class Follower:
 
     def _cut(self, flow: Flow, index: int) -> None:
         """A leader came to light within a piece: follow the piece again, up to the leader."""
-        for leader, (_, stop) in flow.pieces.items():
-            if leader < index < stop:
-                flow.pending.add(leader)
-                heappush(flow.work, leader)
+        leaders = flow.listing.leaders
+        position = bisect_left(leaders, index) - 1
+        if position < 0:
+            return
+        leader = leaders[position]
+        piece = flow.pieces.get(leader)
+        if piece is not None and piece[1] > index:
+            flow.pending.add(leader)
+            heappush(flow.work, leader)
 
     def _sweep(self, flow: Flow, leader: int) -> None:
         """Follow control from a leader, on through the leaders it falls into, to where it ends."""
@@ -259,6 +264,15 @@ class Follower:
             known = flow.exits.get(key)
             flow.exits[key] = state if known is None else self.space.join(known, state)
 
+    @staticmethod
+    def _takes_back(listing: Listing, index: int) -> bool:
+        """Return whether an instruction takes the word on top of the stack off it."""
+        position = bisect_left(listing.events, (index,))
+        if position == len(listing.events):
+            return False
+        at, kind, payload = listing.events[position]
+        return at == index and kind == EFFECT and payload.text.startswith("pop")
+
     def _call(self, flow: Flow, index: int, kind: int, payload: Any, state: State) -> State | None:
         """Follow a call; return the state after it, or None where it does not return."""
         listing, space = flow.listing, self.space
@@ -266,11 +280,13 @@ class Follower:
             offset: int = payload
             target = listing.index_of(offset)
             pushed = self.classifier.call_inside.after(space, state)
+            if target == index + 1 and self._takes_back(listing, target):
+                return pushed  # the old way to read the program counter
             if self.surroundings.entered_by_call(listing, offset):
                 if target is not None and target not in flow.inner_entries:
                     flow.inner_entries.add(target)
                     self._go(flow, index, offset, space.function_entry())
-            elif target == index + 1:  # the old way to read the program counter
+            elif target == index + 1:
                 return pushed
             else:
                 self._go(flow, index, offset, pushed)

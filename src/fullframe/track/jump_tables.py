@@ -114,6 +114,28 @@ class TableReader:
                 found[offset] = targets
         return found
 
+    def find_last(self, code: bytes, begin: int) -> list[int] | None:
+        """Return the targets of the indirect jump that ends a piece of code.
+
+        Args:
+            code: from somewhere before the jump, up to its last byte.
+            begin: its address.
+
+        Returns:
+            Target addresses, or None where this much code does not tell a bounded table.
+        """
+        reader = _Reading(self._machine, self._got if self._machine.bits == 32 else None)
+        known = None
+        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
+            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
+                known = reader.target_of(instruction)
+            reader.see(instruction)
+        bound = reader.bound()
+        if known is None or bound is None:
+            return None
+        targets, whole = self._entries(known, bound, [])
+        return targets if whole else None
+
     def _entries(
         self, table: Known, bound: int | None, starts: list[int]
     ) -> tuple[list[int], bool]:

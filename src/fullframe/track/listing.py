@@ -27,12 +27,14 @@ from fullframe.track.classify import (
     DIRECT_CALL,
     DISMISSED,
     FLOW,
+    NEAR_JUMP,
+    RETURN,
     UNSEEN,
     WRITES_OPERAND_0,
     Classifier,
 )
 
-_FLOWS: Final = frozenset({FLOW, CONDITIONAL_BRANCH, DIRECT_CALL})
+_FLOWS: Final = frozenset({FLOW, CONDITIONAL_BRANCH, DIRECT_CALL, NEAR_JUMP, RETURN})
 
 # Kinds of events. The payload is in parentheses.
 EFFECT: Final = 1  #: the state changes (the Effect)
@@ -151,7 +153,7 @@ def decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
             else:
                 events.append((index, CALL, begin + target))
             continue
-        elif level == FLOW:
+        elif level >= FLOW:
             _flow_event(listing, classifier, instruction, index, targets)
             continue
         elif level == UNSEEN:
@@ -296,10 +298,16 @@ def is_filler(bits: int, encoding: bytes) -> bool:
         bits: 64 or 32.
         encoding: bytes that start with the instruction.
     """
+    if encoding[:2] == b"\0\0":
+        return True
     instruction = Decoder(bits, encoding).decode()
     mnemonic = instruction.mnemonic
     if mnemonic in (Mnemonic.LEA, Mnemonic.MOV, Mnemonic.XCHG):
         # lea 0(%esi), %esi and mov %esi, %esi fill space in i386 code.
         source = instruction.memory_base if mnemonic == Mnemonic.LEA else instruction.op1_register
-        return instruction.op0_register == source and instruction.memory_displacement == 0
+        return (
+            instruction.op0_kind == OpKind.REGISTER
+            and instruction.op0_register == source
+            and instruction.memory_displacement == 0
+        )
     return mnemonic in (Mnemonic.NOP, Mnemonic.INT3, Mnemonic.UD2, Mnemonic.HLT)

@@ -8,6 +8,7 @@ stand. No state is ever copied for an instruction.
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 from fullframe.track.values import (
@@ -15,11 +16,14 @@ from fullframe.track.values import (
     CFA_REGION,
     OTHER,
     UNKNOWN,
+    VAGUE,
     Address,
     Derived,
+    Entry,
     Region,
     Value,
     address,
+    either,
     entry,
     is_joined,
     joined,
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 Slots = dict[tuple[Region, int], Value]
 
 #: States kept before the space starts afresh: bounds memory on hostile or enormous input.
-_MOST_STATES = 400_000
+_MOST_STATES = 40_000
 
 
 class State:
@@ -44,9 +48,10 @@ class State:
             named holds something else than a tracked value.
         following: what each effect made of this state.
         verdicts: for the clients: what was concluded of this state, by claim.
+        settled: see :meth:`StateSpace.settle`; None until it is asked for.
     """
 
-    __slots__ = ("following", "joined", "registers", "slots", "verdicts")
+    __slots__ = ("following", "joined", "registers", "settled", "slots", "verdicts")
 
     def __init__(self, registers: tuple[Value, ...], slots: Slots) -> None:
         self.registers = registers
@@ -54,6 +59,7 @@ class State:
         self.following: dict[Effect, State] = {}
         self.joined: dict[State, State] = {}
         self.verdicts: dict[Any, Any] = {}
+        self.settled: State | None = None
 
     def __repr__(self) -> str:
         held = [f"{n}={v}" for n, v in enumerate(self.registers) if v is not OTHER]
@@ -66,11 +72,16 @@ class State:
         return self.registers[SP]
 
     def word_at(self, place: Value) -> Value:
-        """Return the word at an address: a tracked value, ``OTHER`` or ``UNKNOWN``."""
+        """Return the word at an address: a tracked value, ``OTHER``, or a vague one."""
         if isinstance(place, Address):
-            unnamed = UNKNOWN if is_joined(place.region) else OTHER
-            return self.slots.get((place.region, place.offset_bytes), unnamed)
-        return UNKNOWN if place is UNKNOWN or isinstance(place, Derived) else OTHER
+            found = self.slots.get((place.region, place.offset_bytes))
+            return _unnamed(place.region) if found is None else found
+        return UNKNOWN if place in VAGUE or isinstance(place, Derived) else OTHER
+
+
+def _unnamed(region: Region) -> Value:
+    """What a slot of a region holds that no state names."""
+    return UNKNOWN if is_joined(region) else OTHER
 
 
 class StateSpace:
@@ -107,6 +118,7 @@ class StateSpace:
         if len(self._states) > _MOST_STATES:
             self._states.clear()
             self.generation += 1
+            gc.collect()  # states refer to each other
 
     def function_entry(self, pushed_words: int = 1) -> State:
         """Return the state at a function's first instruction.
@@ -118,30 +130,65 @@ class StateSpace:
         machine = self.machine
         word = machine.word_bytes
         registers: list[Value] = [OTHER] * 16
-        for register in machine.callee_saved:
+        for register in range(2 * machine.word_bytes) if self.precise else machine.callee_saved:
             registers[register] = entry(register)
         registers[SP] = address(CFA_REGION, -word * pushed_words)
         return self.make(tuple(registers), {(CFA_REGION, -word): entry(IP)})
 
     def join(self, one: State, other: State) -> State:
-        """Return what holds in both states; where they disagree, ``UNKNOWN``."""
+        """Return what holds in both states; see :func:`fullframe.track.values.either`."""
         found = one.joined.get(other)
+        if found is None and not self.precise:
+            found = one.joined[other] = self._join_coarsely(one, other)
         if found is None:
             registers = tuple(
-                a if a is b else UNKNOWN
+                a if a is b else either(a, b)
                 for a, b in zip(one.registers, other.registers, strict=True)
             )
             slots = {
-                key: value if other.slots.get(key) is value else UNKNOWN
+                key: either(value, other.slots.get(key, _unnamed(key[0])))
                 for key, value in one.slots.items()
             }
-            for key in other.slots:
+            for key, value in other.slots.items():
                 if key not in slots:
-                    slots[key] = UNKNOWN
-            if self.precise and registers[SP] is UNKNOWN:
+                    slots[key] = either(value, _unnamed(key[0]))
+            if registers[SP] in VAGUE:
                 registers = self._join_stacks(one, other, registers, slots)
             found = one.joined[other] = self.make(registers, slots)
         return found
+
+    def _join_coarsely(self, one: State, other: State) -> State:
+        """Keep what both states have, and do not tell the unknown from the rest."""
+        registers = tuple(
+            a if a is b else OTHER for a, b in zip(one.registers, other.registers, strict=True)
+        )
+        slots = {key: value for key, value in one.slots.items() if other.slots.get(key) is value}
+        return self.make(registers, slots)
+
+    def settle(self, state: State) -> State:
+        """Forget the registers whose caller's values also have a slot.
+
+        Whether a loop overwrites such a register must not make a difference between states. For
+        the coarse space, where a branch or call ends what a compiler may still leave unsaid.
+        """
+        if state.settled is None:
+            pointer = state.registers[SP]
+            # What lies below the stack pointer is what an epilogue has restored from.
+            saved = {
+                value
+                for (region, offset), value in state.slots.items()
+                if not isinstance(pointer, Address)
+                or region is not pointer.region
+                or offset >= pointer.offset_bytes
+            }
+            registers = tuple(
+                OTHER if isinstance(value, Entry) and value in saved else value
+                for value in state.registers
+            )
+            settled = self.make(registers, state.slots)
+            settled.settled = settled
+            state.settled = settled
+        return state.settled
 
     def _join_stacks(
         self, one: State, other: State, registers: tuple[Value, ...], slots: Slots

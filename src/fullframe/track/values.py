@@ -103,8 +103,12 @@ class _Named(Value):
 
 #: Something else than any caller's register or frame address: an instruction wrote it.
 OTHER: Final = _Named("other")
-#: Not known: paths disagree, or an instruction that is not modelled was involved.
+#: Not known: something that is not modelled was involved.
 UNKNOWN: Final = _Named("unknown")
+#: Paths that meet bring different values: whatever single value is claimed, it is wrong on one.
+CONFLICT: Final = _Named("different on different paths")
+#: Values of which nothing more can be said.
+VAGUE: Final = frozenset({UNKNOWN, CONFLICT})
 
 #: The canonical frame address is the origin of this region (DWARF 5, section 6.4).
 CFA_REGION: Final = Region("CFA")
@@ -170,6 +174,30 @@ def extended(origin: Address) -> Region:
     while origin.region.name == "extended stack" and origin.region.parent is not None:
         origin = origin.region.parent
     return _derive("extended stack", origin)
+
+
+def either(one: Value, other: Value) -> Value:
+    """Return what is known of a value that is ``one`` or ``other``.
+
+    Two different known values make a conflict, and no further path mends that.
+    """
+    if one is other:
+        return one
+    if one is CONFLICT or other is CONFLICT:
+        return CONFLICT
+    if one is UNKNOWN or other is UNKNOWN:
+        return UNKNOWN
+    # Addresses an unknown distance apart may be the same.
+    if isinstance(one, Address | Derived) and isinstance(other, Address | Derived):
+        same = isinstance(one, Address) and isinstance(other, Address)
+        return CONFLICT if same and _apart(one, other) else UNKNOWN
+    return CONFLICT
+
+
+def _apart(one: Value, other: Value) -> bool:
+    assert isinstance(one, Address)
+    assert isinstance(other, Address)
+    return one.region is other.region and one.offset_bytes != other.offset_bytes
 
 
 def joined(one: Address, other: Address) -> Region | None:

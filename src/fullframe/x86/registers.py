@@ -53,9 +53,24 @@ class Machine:
         return (machine, (self.bits,))
 
     def dwarf_name(self, dwarf_register: int) -> str:
-        """Name a DWARF register of this machine; numbers outside the general ones as ``r#N``."""
+        """Name a DWARF register of this machine; numbers of no known register as ``r#N``."""
         hardware = self.dwarf_to_hardware.get(dwarf_register)
-        return f"r#{dwarf_register}" if hardware is None else self.register_names[hardware]
+        if hardware is not None:
+            return self.register_names[hardware]
+        vector = self.dwarf_to_vector(dwarf_register)
+        return f"r#{dwarf_register}" if vector is None else f"xmm{vector}"
+
+    def dwarf_to_vector(self, dwarf_register: int) -> int | None:
+        """Return the number of the vector register that a DWARF number means, or None.
+
+        Source: System V ABI x86-64 figure 3.36 (17 to 32, and 67 to 82 for xmm16 to xmm31);
+        i386 psABI table 2.14 (21 to 28).
+        """
+        if self.bits == 32:
+            return dwarf_register - 21 if 21 <= dwarf_register <= 28 else None
+        if 17 <= dwarf_register <= 32:
+            return dwarf_register - 17
+        return dwarf_register - 51 if 67 <= dwarf_register <= 82 else None
 
 
 def _inverse(mapping: dict[int, int]) -> dict[int, int]:
