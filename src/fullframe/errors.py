@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 EXIT_OK = 0
 EXIT_FINDINGS = 1
@@ -54,6 +55,20 @@ class FullframeError(Exception):
     """
 
     exit_code: int = EXIT_BUG
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled by their constructor's arguments, which ours do not keep; without
+        # this an error in a worker process could not be told to its parent.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    kind: type[FullframeError], arguments: tuple[Any, ...], attributes: dict[str, Any]
+) -> FullframeError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 class UsageError(FullframeError):

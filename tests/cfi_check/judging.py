@@ -77,15 +77,15 @@ class Assembled:
         image: the object.
         checker: followed every function, so that results tell every boundary.
         results: by the FDE's address.
-        quick: (boundaries, of them proved, has findings) by the FDE's address as users' runs have
-            them, where most functions are proved in one pass.
+        quick: whether there are findings, by the FDE's address, in a run like users' runs, where
+            most functions are proved in one pass.
         fdes: of each chunk's copy, in order: the originals first.
     """
 
     image: Image
     checker: ImageChecker
     results: dict[int, FunctionResult]
-    quick: dict[int, tuple[int, int, bool]]
+    quick: dict[int, bool]
     fdes: list[list[Fde]]
 
 
@@ -155,8 +155,7 @@ def load(path: Path, counts: Sequence[int]) -> Assembled:
     checker = ImageChecker(image, engine, thorough=True)
     results = {result.fde.begin: result for result in checker.results()}
     quick = {
-        result.fde.begin: (result.boundaries, result.tally[Answer.PROVED], result.has_findings)
-        for result in ImageChecker(image, engine).results()
+        result.fde.begin: result.has_findings for result in ImageChecker(image, engine).results()
     }
     (table,) = [table for table in checker.tables if table.fdes]
     assert not table.problems, table.problems
@@ -286,13 +285,8 @@ def _judge_one(
 
 
 def _agrees(assembled: Assembled, fde: Fde) -> bool:
-    """Whether one pass and following everything came to the same of a procedure."""
-    result = assembled.results[fde.begin]
-    boundaries, proved, has_findings = assembled.quick[fde.begin]
-    return (result.tally[Answer.PROVED] == result.boundaries, result.has_findings) == (
-        proved == boundaries,
-        has_findings,
-    )
+    """Whether one pass and following everything found the same of a procedure."""
+    return assembled.results[fde.begin].has_findings == assembled.quick[fde.begin]
 
 
 def all_proved(assembled: Assembled, fdes: Iterable[Fde]) -> bool:

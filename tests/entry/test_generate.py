@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from fullframe import files
 from fullframe.entry.generate import generate, write_generated
 from fullframe.entry.strategy import ANNOTATED, FULL, PARTIAL, STRATEGIES, strategy_named
 from fullframe.errors import InputError, InputErrors, UsageError
@@ -126,14 +127,14 @@ def test_an_error_leaves_every_file_as_it_was(
 ) -> None:
     write_generated(generate(FULL, table(SMALL)), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    opened = Path.open
+    write_new = files._write_new
 
-    def full_disk(path: Path, mode: str = "r", **rest: object) -> object:
-        if "syscall_tables.h" in path.name and mode == "xb":
+    def full_disk(temporary: Path, target: Path, data: bytes) -> None:
+        if target.name == "syscall_tables.h":
             raise OSError(28, "No space left on device")
-        return opened(path, mode, **rest)  # type: ignore[call-overload]
+        write_new(temporary, target, data)
 
-    monkeypatch.setattr(Path, "open", full_disk)
+    monkeypatch.setattr(files, "_write_new", full_disk)
     with pytest.raises(InputError, match="No space left on device"):
         write_generated(generate(ANNOTATED, table(SMALL)), tmp_path)
     monkeypatch.undo()

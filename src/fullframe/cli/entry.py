@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fullframe.cli.entry_prove import add_prove
+from fullframe.cli.output import print_json
+from fullframe.cli.progress import run_progress
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK
 
 _TABLE_HELP = (
@@ -105,7 +106,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     files = write_generated(code, arguments.output)
     built = None if toolchain is None else build_generated(code, toolchain, arguments.output)
     if arguments.json:
-        _print_json(generated_json(code, files, built))
+        print_json(generated_json(code, files, built))
     else:
         print_generated(code, files, built, sys.stdout)
     return EXIT_OK
@@ -124,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
     strategies = [strategy_named(name) for name in names]
     table = open_table(arguments.table)
     toolchain = find_toolchain(arguments.toolchain)
-    with _directory(arguments.keep) as directory, _progress() as progress:
+    with _directory(arguments.keep) as directory, run_progress() as progress:
         verification = verify(
             table,
             toolchain,
@@ -141,7 +142,7 @@ def _run(arguments: argparse.Namespace) -> int:
             else None
         )
     if arguments.json:
-        _print_json(verification_json(verification, identity, table.path))
+        print_json(verification_json(verification, identity, table.path))
     else:
         print_verification(verification, identity, sys.stdout)
     return EXIT_FINDINGS if verification.difference_count else EXIT_OK
@@ -154,27 +155,3 @@ def _directory(kept: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="fullframe-") as directory:
         yield Path(directory)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show a bar for each strategy while it runs, if somebody is there to see it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def step(strategy: str, total: int, done: int) -> None:
-            if strategy not in tasks:
-                tasks[strategy] = bars.add_task(strategy, total=total)
-            bars.update(tasks[strategy], completed=done)
-
-        yield step
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))

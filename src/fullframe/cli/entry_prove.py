@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
+from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK
 
 
@@ -76,11 +76,9 @@ def _prove(arguments: argparse.Namespace) -> int:
         entries=arguments.entry,
     )
     if arguments.json:
-        json.dump(report.proof_json(proof), sys.stdout, indent=1)
-        print()
+        print_json(report.proof_json(proof))
     elif arguments.sarif:
-        json.dump(sarif(report.proof_sarif_results(proof), DIAGNOSTICS), sys.stdout, indent=1)
-        print()
+        print_json(sarif(report.proof_sarif_results(proof), DIAGNOSTICS))
     else:
         report.write_proof(sys.stdout, proof, image.name_of)
     if proof.findings or not proof.entries:

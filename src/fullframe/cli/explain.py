@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import json
 import textwrap
 
+from fullframe.cli.output import print_json
 from fullframe.diagnostics import Diagnostic
 from fullframe.errors import EXIT_OK, UsageError
 
@@ -15,6 +15,7 @@ from fullframe.errors import EXIT_OK, UsageError
 _ROOMS = (
     "fullframe.cfi.diagnostics",
     "fullframe.entry.prove.diagnostics",
+    "fullframe.run.diagnostics",
     "fullframe.table.diagnostics",
 )
 SCHEMA = 1
@@ -48,7 +49,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         fields = ("code", "title", "meaning", "cause", "fix")
         entries = [{name: getattr(entry, name) for name in fields} for entry in chosen]
-        print(json.dumps({"schema": SCHEMA, "diagnostics": entries}, indent=1))
+        print_json({"schema": SCHEMA, "diagnostics": entries})
     elif arguments.code is None:
         for entry in chosen:
             print(f"{entry.code}  {entry.title}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK, InputError, InputErrors, UsageError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _show(arguments: argparse.Namespace) -> int:
     chosen = [[entry for entry in table.entries if entry.abi in abis] for table in tables]
     if arguments.json:
         shown = [table_json(*pair) for pair in zip(tables, chosen, strict=True)]
-        _print_json({"schema": SCHEMA, "tables": shown})
+        print_json({"schema": SCHEMA, "tables": shown})
         return EXIT_OK
     for position, (table, entries) in enumerate(zip(tables, chosen, strict=True)):
         if position:
@@ -121,7 +121,7 @@ def _lint(arguments: argparse.Namespace) -> int:
     tables = _open_tables(arguments.tables)
     findings = [finding for table in tables for finding in lint_table(table, arguments.needs)]
     if arguments.json:
-        _print_json(findings_json(findings))
+        print_json(findings_json(findings))
     else:
         print_findings(findings, tables, sys.stdout)
     return EXIT_FINDINGS if findings else EXIT_OK
@@ -134,11 +134,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     first, second = _open_tables([arguments.first, arguments.second])
     differences = diff_tables(first, second)
     if arguments.json:
-        _print_json(differences_json(differences, first, second))
+        print_json(differences_json(differences, first, second))
     else:
         print_differences(differences, sys.stdout)
     return EXIT_FINDINGS if differences else EXIT_OK
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))

@@ -1,1 +1,1 @@
-"""The main job: one table, every strategy: generate, assemble, run, cost."""
+"""The main job: one table, every strategy: generate, build, run, cost, and set side by side."""

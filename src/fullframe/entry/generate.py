@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from fullframe.entry.tables import (
     table_assembly,
 )
 from fullframe.errors import InputError, Place
+from fullframe.files import replace_files
 from fullframe.table.model import Table
 from fullframe.x86.ptregs import CALLEE_SAVED_SLOTS, FRAME_BYTES, OFFSET_OF_SLOT, SLOTS
 
@@ -176,7 +175,7 @@ def write_files(
             generated file is in the way.
     """
     results: list[WrittenFile] = []
-    moves: list[tuple[Path, Path]] = []
+    changed: dict[Path, bytes] = {}
     path = directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -186,14 +185,11 @@ def write_files(
             if old == text.encode():
                 results.append(WrittenFile(path, "unchanged"))
                 continue
-            temporary = directory / f".{name}.{os.getpid()}.new"
-            moves.append((temporary, path))
-            with temporary.open("xb") as file:
-                file.write(text.encode())
+            changed[path] = text.encode()
             results.append(WrittenFile(path, "created" if old is None else "replaced"))
         stale = [directory / name for name in unused if _present(directory / name) is not None]
-        for temporary, path in moves:
-            temporary.replace(path)
+        path = directory
+        replace_files(changed)
         for path in stale:
             path.unlink()
             results.append(WrittenFile(path, "removed"))
@@ -204,10 +200,6 @@ def write_files(
             "a directory that you may write to",
             "give another directory with -o",
         ) from error
-    finally:
-        for temporary, _ in moves:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
     return tuple(sorted(results, key=lambda result: result.path.name))
 
 

@@ -52,8 +52,14 @@ def print_table(table: Table, entries: Sequence[TableEntry], file: IO[str]) -> N
     print_grid(console, grid)
 
 
-def summary_line(table: Table, entries: Collection[TableEntry]) -> str:
-    """Say how many entries there are, of which ABIs, and how many of them are annotated."""
+def summary_line(table: Table, entries: Collection[TableEntry], name: str = "") -> str:
+    """Say how many entries there are, of which ABIs, and how many of them are annotated.
+
+    Args:
+        table: the table.
+        entries: those of its entries that are meant.
+        name: what to call the table; "": its path.
+    """
     counts = [
         f"{number} {abi}"
         for abi in table.abis
@@ -61,7 +67,7 @@ def summary_line(table: Table, entries: Collection[TableEntry]) -> str:
     ]
     annotated = sum(entry.needs_full_frame for entry in entries)
     return printable(
-        f"{table.path}: {_count(len(entries), 'entry', 'entries')}"
+        f"{name or table.path}: {_count(len(entries), 'entry', 'entries')}"
         + (f" ({', '.join(counts)})" if counts else "")
         + f", {annotated} annotated as needing the full register frame"
     )

@@ -38,7 +38,7 @@ from fullframe.run.emulator import (
     leaving_instructions,
 )
 from fullframe.run.image import Image, load_image
-from fullframe.run.result import MAX_KEPT, Difference, Outcome
+from fullframe.run.result import MAX_KEPT, MAX_KEPT_PER_CALL, Difference, Outcome
 from fullframe.run.scenario import Scenario
 from fullframe.run.specification import (
     ARGUMENT_SLOTS,
@@ -89,6 +89,7 @@ class Harness:
         self.image = load_image(subject.image) if image is None else image
         self.differences: list[Difference] = []
         self.difference_count = 0
+        self.differences_by_call: Counter[str] = Counter()
         self.calls = self.children = 0
         self.left_by: Counter[str] = Counter()
         self.handlers_reached: set[tuple[int, str]] = set()
@@ -420,10 +421,14 @@ class Harness:
 
     def _differ(self, code: str, where: str, what: str, expected: str, got: str) -> None:
         self.difference_count += 1
-        if len(self.differences) >= MAX_KEPT:
-            return
         number = self._scenario.user.registers[AX]
         call = self._specification.resolve(number)
+        name = "-" if call is None else f"{call.name}/{call.abi}"
+        self.differences_by_call[name] += 1
+        # So many of each call: a call that breaks often must not hide another.
+        full = len(self.differences) >= MAX_KEPT
+        if full or self.differences_by_call[name] > MAX_KEPT_PER_CALL:
+            return
         self.differences.append(
             Difference(
                 code=code,
@@ -431,7 +436,7 @@ class Harness:
                 scenario=self._index,
                 label=self._scenario.label,
                 number=number,
-                name="-" if call is None else f"{call.name}/{call.abi}",
+                name=name,
                 where=where,
                 what=what,
                 expected=expected,

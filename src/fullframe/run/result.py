@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fullframe.run.diagnostics import NOT_ALIKE
@@ -70,11 +70,13 @@ class ExecutedPath:
         label: ``fast``, ``slow`` (an ordinary call under a tracer), ``annotated`` (an annotated
             call that nobody traces).
         name: the call.
+        number: what user space put in rax to make it.
         instructions: in order, from the first after SYSCALL to SYSRET or IRET.
     """
 
     label: str
     name: str
+    number: int
     instructions: tuple[TracedInstruction, ...]
 
 
@@ -89,8 +91,10 @@ class RunReport:
         entries_called: how many entries of the table were called.
         entries: how many there are.
         left_by: how many calls left by ``sysret`` and by ``iret``.
-        differences: the first differences found, at most ``MAX_KEPT``.
+        differences: the first differences found, at most ``MAX_KEPT_PER_CALL`` of each call
+            and ``MAX_KEPT`` in all.
         difference_count: how many were found.
+        differences_by_call: how many were found of each call, by its name.
         slots_written_fast: slots of the frame that held something written when the C function of
             an ordinary call was reached on the fast path.
         slots_written_slow: the same under a tracer.
@@ -105,6 +109,7 @@ class RunReport:
     left_by: dict[str, int]
     differences: tuple[Difference, ...]
     difference_count: int
+    differences_by_call: Mapping[str, int]
     slots_written_fast: tuple[str, ...]
     slots_written_slow: tuple[str, ...]
     outcomes: tuple[Outcome, ...] = field(repr=False)
@@ -112,6 +117,7 @@ class RunReport:
 
 #: Differences kept in a report; the rest is only counted.
 MAX_KEPT = 200
+MAX_KEPT_PER_CALL = 10
 
 
 def disagreements(

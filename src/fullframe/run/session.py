@@ -64,6 +64,7 @@ def run_scenarios(
         left_by=dict(sorted(sum((each.left_by for each in harnesses), Counter()).items())),
         differences=tuple(differences[:MAX_KEPT]),
         difference_count=sum(each.difference_count for each in harnesses),
+        differences_by_call=dict(sum((each.differences_by_call for each in harnesses), Counter())),
         slots_written_fast=fast,
         slots_written_slow=slow,
         outcomes=tuple(outcomes),
@@ -93,19 +94,19 @@ def trace_paths(subject: Subject) -> tuple[ExecutedPath, ...]:
     layout = subject.layout
     ordinary = _ordinary(subject)
     trace = 1 << layout.syscall_trace_bit
-    paths = [
-        ExecutedPath(
-            "fast", ordinary.name, _trace(subject, plain_scenario(ordinary.number, layout))
-        ),
-        ExecutedPath(
-            "slow", ordinary.name, _trace(subject, plain_scenario(ordinary.number, layout, trace))
-        ),
-    ]
+    wanted = [("fast", ordinary, 0), ("slow", ordinary, trace)]
     annotated = next((call for call in subject.calls if call.annotated), None)
     if annotated is not None:
-        scenario = plain_scenario(annotated.number, layout)
-        paths.append(ExecutedPath("annotated", annotated.name, _trace(subject, scenario)))
-    return tuple(paths)
+        wanted.append(("annotated", annotated, 0))
+    return tuple(
+        ExecutedPath(
+            label,
+            call.name,
+            call.number,
+            _trace(subject, plain_scenario(call.number, layout, thread_flags)),
+        )
+        for label, call, thread_flags in wanted
+    )
 
 
 def _trace(subject: Subject, scenario: Scenario) -> tuple[TracedInstruction, ...]:

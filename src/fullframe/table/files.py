@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from importlib import resources
-from pathlib import Path
 
 from fullframe.errors import InputError, Place, UsageError
+from fullframe.files import write_atomically
 from fullframe.table.model import Table
 from fullframe.table.parse import MAX_FILE_BYTES, TableErrors, parse_table, too_large
 
@@ -118,33 +117,7 @@ def write_table(table: Table, path: str | os.PathLike[str]) -> bool:
     Raises:
         InputError: if the file cannot be written; then it is as it was.
     """
-    target = Path(os.path.realpath(path))
-    data = table.to_bytes()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        if target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data:
-            return False
-        if target.exists() and not target.is_file():
-            raise OSError(0, "is not a regular file")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o666), "wb") as file:  # noqa: PTH123 - a descriptor
-            if target.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise InputError(
-            Place(os.fspath(path)),
-            f"cannot be written: {error.strerror or error}",
-            "a file in a directory that you may write to",
-            "check the path and its permissions",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return True
+    return write_atomically(path, table.to_bytes())
 
 
 def _packaged_file(name: str) -> resources.abc.Traversable:

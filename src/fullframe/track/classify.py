@@ -117,10 +117,8 @@ class Classifier:
         return self.intern(("call keeps", kept), lambda: fx.call(scratch))
 
     def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
-        """A call whose callee also changes these registers."""
-        return self.intern(
-            ("call clobbers", registers), lambda: fx.call(self.scratch, 0, registers)
-        )
+        """A call whose callee is seen to change these registers and no others."""
+        return self.intern(("call clobbers", registers), lambda: fx.call(registers))
 
     def equal_registers(self, one: int, other: int) -> Effect:
         """On this edge both registers hold the same."""
@@ -205,6 +203,8 @@ class Classifier:
 
     def _unmodelled(self, i: Instruction) -> Effect | None:
         """Clobber the registers and the stack slots that iced-x86 says are written."""
+        if self._leaves_memory(i):
+            return None
         info = self._factory.info(i)
         registers, vectors, parts = set(), set(), []
         for used in info.used_registers():
@@ -237,6 +237,18 @@ class Classifier:
         if not parts:
             return None
         return self.intern(tuple(key), lambda: fx.sequence(tuple(parts)))
+
+    def _leaves_memory(self, i: Instruction) -> bool:
+        """Return whether an instruction writes back what it read (``lock orl $0, (%esp)``).
+
+        It is the memory fence of CPUs without ``mfence``, aimed at whatever is on top of the
+        stack: in a leaf function the return address.
+        """
+        if i.op_count != 2 or i.op0_kind != OpKind.MEMORY:
+            return False
+        if i.mnemonic in (Mnemonic.OR, Mnemonic.ADD, Mnemonic.SUB, Mnemonic.XOR):
+            return self._immediate(i, 1) == 0
+        return False
 
     # -- operands ----------------------------------------------------------------------------
 
@@ -394,11 +406,20 @@ def _popa(c: Classifier, i: Instruction) -> Made:
     return _made(("popa",), fx.sequence(tuple(fx.pop(target, 4) for target in order)))
 
 
+def _changes_nothing(c: Classifier, i: Instruction) -> bool:
+    """Recognise ``lock orq $0, (%rsp)``, a memory fence, and stack probes like it."""
+    return i.op0_kind == OpKind.MEMORY and c._immediate(i, 1) == 0
+
+
+def _or(c: Classifier, i: Instruction) -> Made:
+    return _NOTHING if _changes_nothing(c, i) else None
+
+
 def _add_or_sub(sign: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
         target = c._word(i, 0)
         if target is None:
-            return None
+            return _NOTHING if _changes_nothing(c, i) else None
         number = c._immediate(i, 1)
         if number is not None:
             return _made(("add", target, sign * number), fx.add(target, sign * number))
@@ -495,6 +516,7 @@ _HANDLERS: Final[dict[int, Handler]] = {
     Mnemonic.POPAD: _popa,
     Mnemonic.ADD: _add_or_sub(1),
     Mnemonic.SUB: _add_or_sub(-1),
+    Mnemonic.OR: _or,
     Mnemonic.INC: _increment(1),
     Mnemonic.DEC: _increment(-1),
     Mnemonic.AND: _and,

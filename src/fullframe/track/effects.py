@@ -346,21 +346,17 @@ def enter(size_bytes: int, word_bytes: int) -> Apply:
     return apply
 
 
-def call(
-    scratch: tuple[int, ...], popped_bytes: int = 0, also_clobbered: tuple[int, ...] = ()
-) -> Apply:
-    """A call that returns: the callee keeps what the ABI says, and may write below the stack.
+def call(clobbered: tuple[int, ...], popped_bytes: int = 0) -> Apply:
+    """A call that returns: the callee keeps the other registers, and may write below the stack.
 
     Args:
-        scratch: registers that the ABI lets a callee change.
+        clobbered: registers that the callee may change.
         popped_bytes: what the callee's ``ret n`` takes off the caller's stack.
-        also_clobbered: registers this callee is known to change although the ABI forbids it
-            (such as the thunks that load the program counter into bx).
     """
 
     def apply(space: StateSpace, state: State) -> State:
         registers = list(state.registers)
-        for register in (*scratch, *also_clobbered):
+        for register in clobbered:
             registers[register] = OTHER
         pointer = registers[SP]
         slots = state.slots

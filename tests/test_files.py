@@ -1,0 +1,85 @@
+"""Files are replaced as a whole or not at all."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from fullframe import files
+from fullframe.errors import InputError
+from fullframe.files import replace_files, write_atomically
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "old"
+    path.write_bytes(b"before")
+    return path
+
+
+def test_written_only_if_it_changes(old: Path) -> None:
+    status = old.stat()
+    assert not write_atomically(old, b"before")
+    assert old.stat().st_ino == status.st_ino
+    assert write_atomically(old, b"after")
+    assert old.read_bytes() == b"after"
+    assert write_atomically(old.with_name("new"), b"")
+
+
+def test_permissions_stay_and_new_files_get_the_usual_ones(old: Path) -> None:
+    old.chmod(0o640)
+    mask = os.umask(0o027)
+    try:
+        replace_files({old: b"after", old.with_name("new"): b"new"})
+    finally:
+        os.umask(mask)
+    modes = [stat.S_IMODE((old.parent / name).stat().st_mode) for name in ("old", "new")]
+    assert modes == [0o640, 0o640]
+
+
+def test_a_symbolic_link_stays_one(old: Path) -> None:
+    link = old.with_name("link")
+    link.symlink_to(old.name)
+    assert write_atomically(link, b"after")
+    assert link.is_symlink()
+    assert old.read_bytes() == b"after"
+
+
+@pytest.mark.parametrize("at", ["write", "rename"])
+def test_an_error_leaves_everything_as_it_was(
+    old: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    write_new = files._write_new
+
+    def full_disk(temporary: Path, target: Path, data: bytes) -> None:
+        write_new(temporary, target, data)
+        if target.name == "second":
+            raise OSError(28, "No space left on device")
+
+    contents = {old: b"after", old.with_name("second"): b"more"}
+    if at == "write":
+        monkeypatch.setattr(files, "_write_new", full_disk)
+    else:
+        (old.with_name("second")).mkdir()  # nothing can be moved there
+    with pytest.raises(OSError, match=r"No space left|directory"):
+        replace_files(contents)
+    assert old.read_bytes() == b"before"
+    assert {path.name for path in old.parent.iterdir()} <= {"old", "second"}
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (".", "is not a regular file"),
+        ("none/file", "No such file or directory"),
+        ("old/file", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("a\0b", "null byte"),
+        ("/dev/null", "is not a regular file"),
+    ],
+)
+def test_what_cannot_be_written_is_said(old: Path, path: str, reason: str) -> None:
+    with pytest.raises(InputError, match=f"cannot be written: .*{reason}"):
+        write_atomically(old.parent / path, b"data")
+    assert [each.name for each in old.parent.iterdir()] == ["old"]
