@@ -39,7 +39,7 @@ from fullframe.x86.registers import SP, X86_64
 #: States kept apart at one place before those that differ in registers alone are joined.
 _MOST_APART = 8
 #: States at one place, and of one way in, before it is given up: bounds hostile input.
-_MOST_AT_ONE_PLACE = 1024
+_MOST_AT_ONE_PLACE = 256
 _MOST_STATES = 60_000
 _MOST_SCANNED = 20_000
 _OUT = {
