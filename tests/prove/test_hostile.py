@@ -6,7 +6,6 @@ import pytest
 
 from fullframe.elf.image import Image
 from fullframe.entry.prove.prove import prove_image
-
 from tests.prove.built import image_path, table
 from tests.prove.mutants import Mutant, applied
 from tests.prove.samples import build
