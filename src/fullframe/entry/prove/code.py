@@ -42,6 +42,11 @@ class Alternative:
     feature: int
     inverted: bool
 
+    @property
+    def entered_at(self) -> int:
+        """Where control goes: an empty replacement is nothing but padding."""
+        return self.begin if self.begin < self.end else self.address + self.length_bytes
+
 
 class Code:
     """Reads one image.

@@ -15,7 +15,7 @@ from fullframe.entry.prove import diagnostics as codes
 from fullframe.entry.prove.branch import outcomes
 from fullframe.entry.prove.ccall import after_call
 from fullframe.entry.prove.check import Checker
-from fullframe.entry.prove.code import Alternative, Code, static_successors
+from fullframe.entry.prove.code import Code
 from fullframe.entry.prove.contract import Contract, DispatchTable, Function, Helper, WayIn
 from fullframe.entry.prove.dispatch import check_index, table_of
 from fullframe.entry.prove.handlers import Handlers
@@ -27,6 +27,7 @@ from fullframe.entry.prove.result import (
     Unproved,
     WayOutVerdict,
 )
+from fullframe.entry.prove.scan import scan
 from fullframe.entry.prove.state import Known
 from fullframe.entry.prove.step import Stepper
 from fullframe.entry.prove.values import CALLER_STACK, INTO_C, describe, something
@@ -41,7 +42,6 @@ _MOST_APART = 8
 #: States at one place, and of one way in, before it is given up: bounds hostile input.
 _MOST_AT_ONE_PLACE = 256
 _MOST_STATES = 60_000
-_MOST_SCANNED = 20_000
 _OUT = {
     Mnemonic.SYSRETQ: "SYSRETQ", Mnemonic.SYSRET: "SYSRETL", Mnemonic.IRETQ: "IRETQ",
 }  # fmt: skip
@@ -111,7 +111,7 @@ class Explorer:
         self.at: dict[int, dict[Known, int]] = {}
         self.boundaries: set[int] = set()
         self.merged = 0
-        self.leaders: set[int] = set()
+        self.leaders: frozenset[int] = frozenset()
         self.ahead: dict[int, frozenset[int]] = {}
         self.calls: dict[tuple[int, str], _Call] = {}
         self.ways_out: dict[int, tuple[str, bool]] = {}
@@ -160,83 +160,18 @@ class Explorer:
         }
         return CallVerdict(key[0], call.callee, verdict, slots, call.ok)
 
-    def scan(self, start: int) -> set[int]:
-        """Find where control can meet, and which CPU features matter from where on.
+    def scan(self, start: int) -> frozenset[int]:
+        """Look at the code before it is followed.
 
         Args:
             start: the first instruction.
 
         Returns:
-            The features that some alternative on the way asks for.
+            The CPU features that some alternative on the way asks for.
         """
-        code = self.code
-        successors: dict[int, list[int]] = {}
-        work, returns, ends = [start], [], []
-        while work:
-            where = work.pop()
-            if where in successors or len(successors) > _MOST_SCANNED:
-                continue
-            out: list[int] = []
-            for alternative in code.sites.get(where, ()):
-                out.append(self._begin_of(alternative))
-            found = code.instruction(where)
-            if found is not None:
-                i = found[0]
-                out += static_successors(code, i)
-                if i.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL):
-                    returns.append(code.after(i))
-                if i.flow_control in (FlowControl.RETURN, FlowControl.INDIRECT_BRANCH):
-                    ends.append(where)
-                if i.flow_control != FlowControl.NEXT:
-                    self.leaders.update(out)
-            if code.sites.get(where):
-                self.leaders.update(out)
-            out = [target for target in out if self._in_assembly(target)]
-            successors[where] = out
-            work += out
-        if code.sites:
-            self.leaders.update(
-                a.address + a.length_bytes for sites in code.sites.values() for a in sites
-            )
-            for where in ends:
-                successors[where] = successors[where] + returns
-            self._spread(successors)
-        return {a.feature for where in successors for a in code.sites.get(where, ())}
-
-    def _in_assembly(self, target: int) -> bool:
-        """Return whether the scan goes on at a place: not in what is marked as a function.
-
-        Entry code is no function to the ABI, and is not marked as one in Linux; what is, most
-        likely is C, and may be the whole kernel. If it is assembly, and followed later, features
-        are forgotten early there: more paths are followed than there are.
-        """
-        if not self.code.is_code(target) or self._named(target) is not None:
-            return False
-        if not self.code.sites:
-            return True
-        names = self.code.names_by_address.get(target, ())
-        symbols = [self.code.symbol(name) for name in names]
-        return not any(symbol is not None and symbol.kind == "func" for symbol in symbols)
-
-    def _spread(self, successors: dict[int, list[int]]) -> None:
-        """Compute the features of sites reachable from each place, backward to a fixed point."""
-        before: dict[int, list[int]] = {}
-        for where, out in successors.items():
-            for target in out:
-                before.setdefault(target, []).append(where)
-        ahead = {
-            where: frozenset(a.feature for a in self.code.sites.get(where, ()))
-            for where in successors
-        }
-        work = [where for where, features in ahead.items() if features]
-        while work:
-            where = work.pop()
-            for source in before.get(where, ()):
-                union = ahead[source] | ahead[where]
-                if union != ahead[source]:
-                    ahead[source] = union
-                    work.append(source)
-        self.ahead.update(ahead)
+        found = scan(self.code, start, lambda place: self._named(place) is not None)
+        self.leaders, self.ahead = found.leaders, found.ahead
+        return found.features
 
     # ------------------------------------------------------------------ nodes
 
@@ -344,13 +279,6 @@ class Explorer:
 
     # ------------------------------------------------------------------ alternatives
 
-    @staticmethod
-    def _begin_of(alternative: Alternative) -> int:
-        """Return where a replacement starts; an empty one is nothing but padding."""
-        if alternative.begin == alternative.end:
-            return alternative.address + alternative.length_bytes
-        return alternative.begin
-
     def _may_have(self, known: Known, feature: str) -> bool:
         """Return whether a feature may be there on a path; "" is always."""
         if not feature:
@@ -376,10 +304,10 @@ class Explorer:
                 without = known._replace(features=known.features | {(feature, False)})
                 if alternative.inverted:
                     with_it, without = without, with_it
-                self._go(self._begin_of(alternative), with_it, number)
+                self._go(alternative.entered_at, with_it, number)
                 known = without
             elif has is not alternative.inverted:
-                self._go(self._begin_of(alternative), known, number)
+                self._go(alternative.entered_at, known, number)
                 return
         self._go(where, known, number, site_chosen=True)
 

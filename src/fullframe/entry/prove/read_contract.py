@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from fullframe.entry.prove.contract import (
     Word,
     Work,
 )
+from fullframe.entry.prove.contract_text import Reader, single, tables
 from fullframe.errors import InputError, InputErrors, Place, UsageError
 from fullframe.x86.ptregs import FRAME_BYTES, SLOTS
 from fullframe.x86.registers import X86_64
@@ -34,80 +35,6 @@ _SECTIONS = (
     "contract", "frame", "word", "way_in", "way_out", "function", "helper", "table", "handler",
     "work", "features", "modes", "memory", "canonical",
 )  # fmt: skip
-
-
-class _Reader:
-    """One contract's text, and what is wrong with it."""
-
-    def __init__(self, path: str, text: str) -> None:
-        self.path = path
-        self.lines = text.splitlines()
-        self.errors: list[InputError] = []
-
-    def place(self, section: str, number: int, needle: str) -> Place:
-        """Find where ``needle`` stands in the ``number``-th table of that name."""
-        header = re.compile(rf"\s*\[\[?{re.escape(section)}(\.[^\]]*)?\]\]?")
-        seen, inside, start = -1, False, None
-        bare: Place | None = None
-        for index, line in enumerate(self.lines, 1):
-            if re.match(r"\s*\[[^\]]", line) or line.lstrip().startswith("[["):
-                inside = header.match(line) is not None
-                seen += inside
-                if inside and seen == number and start is None:
-                    start = index
-            if inside and seen == number:
-                quoted, column = line.find(f'"{needle}"'), line.find(needle)
-                if needle and quoted >= 0:
-                    return Place(self.path, index, quoted + 2)
-                if needle and column >= 0 and bare is None:
-                    bare = Place(self.path, index, column + 1)
-        return bare or Place(self.path, start or 1, 1)
-
-    def wrong(
-        self, where: tuple[str, int], needle: str, found: str, expected: str, known: Iterable[str]
-    ) -> None:
-        """Record an error with the nearest valid names."""
-        names = sorted(set(known))
-        near = difflib.get_close_matches(needle.strip('"')[:64], names, 3, 0.4)
-        step = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names[:30])}"
-        self.errors.append(InputError(self.place(*where, needle), found, expected, step))
-
-    def one_of(self, where: tuple[str, int], what: str, value: Any, known: Iterable[str]) -> str:
-        """Check that a value is one of the known names."""
-        names = list(known)
-        if value not in names:
-            self.wrong(where, str(value), f"{what} {str(value)[:80]!r}", "a known one", names)
-        return str(value)
-
-    def keys(self, where: tuple[str, int], table: Mapping[str, Any], known: Iterable[str]) -> None:
-        """Check that a table has no unknown key."""
-        names = list(known)
-        for key in table:
-            if key not in names:
-                self.wrong(where, key, f"key {key[:80]!r} in [{where[0]}]", "a known key", names)
-
-    def typed(
-        self, where: tuple[str, int], table: Mapping[str, Any], key: str, default: Any
-    ) -> Any:
-        """Return a value of the default's type; a list's items are strings."""
-        value = table.get(key, default)
-        kinds: dict[type, Callable[[Any], bool]] = {
-            bool: lambda v: isinstance(v, bool),
-            int: lambda v: isinstance(v, int) and not isinstance(v, bool),
-            str: lambda v: isinstance(v, str),
-            list: lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v),
-            dict: lambda v: isinstance(v, dict),
-        }
-        if not kinds[type(default)](value):
-            name = {list: "a list of strings", str: "a string", int: "a number",
-                    bool: "true or false", dict: "a table"}[type(default)]  # fmt: skip
-            self.errors.append(
-                InputError(
-                    self.place(*where, key), f"{key} = {str(value)[:80]}", name, "see the contracts"
-                )
-            )
-            return default
-        return value
 
 
 def packaged_contracts() -> tuple[str, ...]:
@@ -163,7 +90,7 @@ def read_contract(path: str, text: str) -> Contract:
         match = re.search(r"line (\d+), column (\d+)", str(error))
         place = Place(path, int(match[1]), int(match[2])) if match else Place(path)
         raise InputError(place, f"not TOML: {error}", "TOML 1.0", "correct it") from None
-    reader = _Reader(path, text)
+    reader = Reader(path, text)
     for section in data:
         if section not in _SECTIONS:
             reader.wrong((section, 0), section, f"table [{section[:80]}]", "a known one", _SECTIONS)
@@ -173,33 +100,11 @@ def read_contract(path: str, text: str) -> Contract:
     return contract
 
 
-def _tables(reader: _Reader, data: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    value = data.get(name, [])
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        reader.errors.append(
-            InputError(
-                reader.place(name, 0, name), f"[{name}]", f"any number of [[{name}]]", "double it"
-            )
-        )
-        return []
-    return value
-
-
-def _single(reader: _Reader, data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = data.get(name, {})
-    if not isinstance(value, dict):
-        reader.errors.append(
-            InputError(reader.place(name, 0, name), f"[[{name}]]", f"one [{name}]", "single it")
-        )
-        return {}
-    return value
-
-
-def _contract(reader: _Reader, data: Mapping[str, Any]) -> Contract:
-    head = _single(reader, data, "contract")
+def _contract(reader: Reader, data: Mapping[str, Any]) -> Contract:
+    head = single(reader, data, "contract")
     reader.keys(("contract", 0), head, ("name", "summary"))
     features = _features(reader, data)
-    modes = _single(reader, data, "modes")
+    modes = single(reader, data, "modes")
     at = ("modes", 0)
     reader.keys(at, modes, ("page_tables", "ac", "harmless_msrs"))
     cr3 = reader.typed(at, modes, "page_tables", "")
@@ -207,14 +112,14 @@ def _contract(reader: _Reader, data: Mapping[str, Any]) -> Contract:
     for feature in (cr3, ac):
         if feature:
             reader.one_of(at, "feature", feature, features[0])
-    memory = _single(reader, data, "memory")
+    memory = single(reader, data, "memory")
     reader.keys(("memory", 0), memory, ("writable",))
     words = _words(reader, data)
     functions = tuple(
         _function(reader, "function", number, table)
-        for number, table in enumerate(_tables(reader, data, "function"))
+        for number, table in enumerate(tables(reader, data, "function"))
     )
-    handler_table = _single(reader, data, "handler")
+    handler_table = single(reader, data, "handler")
     annotations = reader.typed(("handler", 0), handler_table, "annotations", "")
     handler = _function(
         reader, "handler", 0, {k: v for k, v in handler_table.items() if k != "annotations"}
@@ -225,7 +130,7 @@ def _contract(reader: _Reader, data: Mapping[str, Any]) -> Contract:
     flags += [name for way_in in ways_in for _, name in way_in.flags]
     work = _work(reader, data, flags, functions)
     _check_work_names(reader, work, functions, ways_in)
-    canonical = _single(reader, data, "canonical")
+    canonical = single(reader, data, "canonical")
     for key in canonical:
         if key != "bits":
             reader.one_of(("canonical", 0), "feature", key, (*features[0], "bits"))
@@ -262,7 +167,7 @@ def _contract(reader: _Reader, data: Mapping[str, Any]) -> Contract:
 
 
 def _check_work_names(
-    reader: _Reader,
+    reader: Reader,
     work: tuple[Work, ...],
     functions: tuple[Function, ...],
     ways_in: tuple[WayIn, ...],
@@ -276,11 +181,11 @@ def _check_work_names(
             reader.one_of(("way_in", number), "work", name, names)
 
 
-def _features(reader: _Reader, data: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, bool]]:
+def _features(reader: Reader, data: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, bool]]:
     at = ("features", 0)
     numbers: dict[str, int] = {}
     decided: dict[str, bool] = {}
-    for name, table in _single(reader, data, "features").items():
+    for name, table in single(reader, data, "features").items():
         if not isinstance(table, dict):
             table = {"number": table}
         reader.keys(at, table, ("number", "present"))
@@ -290,10 +195,8 @@ def _features(reader: _Reader, data: Mapping[str, Any]) -> tuple[dict[str, int],
     return numbers, decided
 
 
-def _frame(
-    reader: _Reader, data: Mapping[str, Any]
-) -> tuple[int, tuple[tuple[str, int, int], ...]]:
-    frame = _single(reader, data, "frame")
+def _frame(reader: Reader, data: Mapping[str, Any]) -> tuple[int, tuple[tuple[str, int, int], ...]]:
+    frame = single(reader, data, "frame")
     at = ("frame", 0)
     reader.keys(at, frame, ("slots", "offset", "always"))
     slots = reader.typed(at, frame, "slots", list(SLOTS))
@@ -314,9 +217,9 @@ def _frame(
     return reader.typed(at, frame, "offset", -FRAME_BYTES), tuple(invariants)
 
 
-def _words(reader: _Reader, data: Mapping[str, Any]) -> tuple[Word, ...]:
+def _words(reader: Reader, data: Mapping[str, Any]) -> tuple[Word, ...]:
     words = []
-    for number, table in enumerate(_tables(reader, data, "word")):
+    for number, table in enumerate(tables(reader, data, "word")):
         at = ("word", number)
         reader.keys(at, table, ("name", "symbol", "offset", "holds"))
         words.append(
@@ -331,7 +234,7 @@ def _words(reader: _Reader, data: Mapping[str, Any]) -> tuple[Word, ...]:
     return tuple(words)
 
 
-def _slots(reader: _Reader, at: tuple[str, int], names: Iterable[str]) -> tuple[str, ...]:
+def _slots(reader: Reader, at: tuple[str, int], names: Iterable[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         if name == "*":
@@ -347,7 +250,7 @@ _FUNCTION_KEYS = (
 )  # fmt: skip
 
 
-def _function(reader: _Reader, section: str, number: int, table: dict[str, Any]) -> Function:
+def _function(reader: Reader, section: str, number: int, table: dict[str, Any]) -> Function:
     at = (section, number)
     reader.keys(at, table, _FUNCTION_KEYS)
     arguments = reader.typed(at, table, "arguments", [])
@@ -414,7 +317,7 @@ _WAY_IN_KEYS = (
 
 
 def _flag_registers(
-    reader: _Reader, at: tuple[str, int], table: Mapping[str, Any]
+    reader: Reader, at: tuple[str, int], table: Mapping[str, Any]
 ) -> tuple[tuple[int, str], ...]:
     found = []
     for register, name in reader.typed(at, table, "flags", {}).items():
@@ -423,9 +326,9 @@ def _flag_registers(
     return tuple(found)
 
 
-def _ways_in(reader: _Reader, data: Mapping[str, Any]) -> tuple[WayIn, ...]:
+def _ways_in(reader: Reader, data: Mapping[str, Any]) -> tuple[WayIn, ...]:
     found = []
-    for number, table in enumerate(_tables(reader, data, "way_in")):
+    for number, table in enumerate(tables(reader, data, "way_in")):
         at = ("way_in", number)
         reader.keys(at, table, _WAY_IN_KEYS)
         slots = reader.typed(at, table, "slots", {})
@@ -454,9 +357,9 @@ def _ways_in(reader: _Reader, data: Mapping[str, Any]) -> tuple[WayIn, ...]:
     return tuple(found)
 
 
-def _ways_out(reader: _Reader, data: Mapping[str, Any]) -> dict[str, WayOut]:
+def _ways_out(reader: Reader, data: Mapping[str, Any]) -> dict[str, WayOut]:
     found = {}
-    for number, table in enumerate(_tables(reader, data, "way_out")):
+    for number, table in enumerate(tables(reader, data, "way_out")):
         at = ("way_out", number)
         reader.keys(at, table, ("instruction", "registers", "cs", "ss"))
         name = reader.one_of(at, "instruction", table.get("instruction"), WAYS_OUT)
@@ -472,9 +375,9 @@ def _ways_out(reader: _Reader, data: Mapping[str, Any]) -> dict[str, WayOut]:
     return found
 
 
-def _helpers(reader: _Reader, data: Mapping[str, Any]) -> tuple[Helper, ...]:
+def _helpers(reader: Reader, data: Mapping[str, Any]) -> tuple[Helper, ...]:
     found = []
-    for number, table in enumerate(_tables(reader, data, "helper")):
+    for number, table in enumerate(tables(reader, data, "helper")):
         at = ("helper", number)
         reader.keys(at, table, ("symbols", "does", "clobbers"))
         does = reader.typed(at, table, "does", "clobber")
@@ -490,9 +393,9 @@ def _helpers(reader: _Reader, data: Mapping[str, Any]) -> tuple[Helper, ...]:
     return tuple(found)
 
 
-def _dispatch_tables(reader: _Reader, data: Mapping[str, Any]) -> tuple[DispatchTable, ...]:
+def _dispatch_tables(reader: Reader, data: Mapping[str, Any]) -> tuple[DispatchTable, ...]:
     found = []
-    for number, table in enumerate(_tables(reader, data, "table")):
+    for number, table in enumerate(tables(reader, data, "table")):
         at = ("table", number)
         reader.keys(at, table, ("symbol", "abi", "marker_bit", "stub_prefix", "optional"))
         found.append(
@@ -509,14 +412,14 @@ def _dispatch_tables(reader: _Reader, data: Mapping[str, Any]) -> tuple[Dispatch
 
 
 def _work(
-    reader: _Reader,
+    reader: Reader,
     data: Mapping[str, Any],
     names: list[str],
     functions: tuple[Function, ...],
 ) -> tuple[Work, ...]:
     symbols = [symbol for function in functions for symbol in function.symbols]
     found = []
-    for number, table in enumerate(_tables(reader, data, "work")):
+    for number, table in enumerate(tables(reader, data, "work")):
         at = ("work", number)
         reader.keys(at, table, ("name", "word", "mask", "before", "done_by", "volatile"))
         done_by = reader.typed(at, table, "done_by", [])
