@@ -242,6 +242,13 @@ MISTAKES = (
         "nobody looked, with interrupts off since, for work before user mode",
     ),
     (
+        "the user's stack pointer read from scratch when interrupts have been on",
+        (("\tpushq\t%gs:0\n", "\tpushq\t%rcx\n"),
+         ("\tsti\n\tcmpq", "\tsti\n\tpushq\t%gs:0\n\tpopq\t152(%rsp)\n\tcmpq")),
+        "FF-P001",
+        "finds in slot sp: what was left in user_sp; expected the user's sp",
+    ),
+    (
         "a number that is not bounded by the table",
         (("\tcmpq\t$2, %rax", "\tcmpq\t$3, %rax"),),
         "FF-P012",

@@ -30,7 +30,7 @@ from fullframe.entry.prove.result import (
 from fullframe.entry.prove.scan import scan
 from fullframe.entry.prove.state import Known
 from fullframe.entry.prove.step import Stepper
-from fullframe.entry.prove.values import CALLER_STACK, INTO_C, describe, something
+from fullframe.entry.prove.values import CALLER_STACK, INTO_C, PER_CPU, describe, something
 from fullframe.track.classify import _HARDWARE as HARDWARE
 from fullframe.track.state import StateSpace
 from fullframe.track.values import UNKNOWN, Address, Constant, Value, address, constant
@@ -262,7 +262,10 @@ class Explorer:
                 "unseen" if kind.volatile and status == "none" else status
                 for kind, status in zip(self.contract.work, after.work, strict=True)
             )
-            after = after._replace(work=work)
+            # The scratch word is for whoever enters the kernel next.
+            slots = {k: v for k, v in after.machine.slots.items() if k[0] is not PER_CPU}
+            machine = self.space.make(after.machine.registers, slots)
+            after = after._replace(work=work, machine=machine)
         return after
 
     def _reported(self, i: Instruction) -> bool:
