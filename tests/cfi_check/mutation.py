@@ -27,11 +27,11 @@ _OTHER = frozenset({"startproc", "endproc", "sections", "personality", "lsda", "
 _NUMBERS_64 = {
     name: number
     for number, name in enumerate(
-        "rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split()
+        ["rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip"]
     )
 } | {f"xmm{number}": 17 + number for number in range(16)}
 _NUMBERS_32 = {
-    name: number for number, name in enumerate("eax ecx edx ebx esp ebp esi edi eip".split())
+    name: number for number, name in enumerate(["eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "eip"])
 } | {f"xmm{number}": 21 + number for number in range(8)}
 
 

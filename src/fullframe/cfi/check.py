@@ -419,7 +419,7 @@ class ImageChecker:
             symbol is not None
             and symbol.address == fde.begin
             and symbol.kind == "func"
-            and symbol.binding == "global"
+            and symbol.binding in ("global", "weak")
             and ".cold" not in symbol.name
         )
 
