@@ -34,6 +34,8 @@ from fullframe.track.classify import _HARDWARE, _SIZE
 from fullframe.x86.registers import Machine
 
 _MOST_ENTRIES: Final = 8192
+#: Entries of all tables of one function.
+_MOST_ENTRIES_TOGETHER: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,11 @@ class TableReader:
                     jumps[instruction.ip - begin] = (known, reader.bound())
             reader.see(instruction)
         starts = sorted({known.base for known, _ in jumps.values()})
-        found = {}
+        found: dict[int, list[int]] = {}
+        left = _MOST_ENTRIES_TOGETHER
         for offset, (known, bound) in jumps.items():
+            if left <= 0:
+                break
             targets, whole = self._entries(known, bound, starts)
             if not whole and known.added == known.base:
                 # The register was loaded with another table on the path that leads here.
@@ -110,6 +115,7 @@ class TableReader:
                     if whole:
                         targets = other
                         break
+            left -= 1 + len(targets)
             if targets:
                 found[offset] = targets
         return found
