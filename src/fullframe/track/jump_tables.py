@@ -15,6 +15,7 @@ lead to instructions; a table that holds anything else is not believed.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -151,7 +152,8 @@ class TableReader:
             targets = self._take(table, bound)
             if len(targets) == bound:
                 return list(dict.fromkeys(targets)), True
-        limit = next((start for start in starts if start > table.base), None)
+        following = bisect_right(starts, table.base)
+        limit = starts[following] if following < len(starts) else None
         count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
         return list(dict.fromkeys(self._take(table, count))), False
 
