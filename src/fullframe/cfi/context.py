@@ -326,6 +326,11 @@ class FunctionContext:
         distance right behind a call says that the callee popped them.
         """
         classifier = self._classifier
+        pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
+        if classifier.space.machine.bits == 32 and not pops_nothing:
+            popped_bytes = self._taken_back(listing, index, state)
+            if popped_bytes:
+                return classifier.call_that_pops(popped_bytes)
         following = index + 1
         while following + 1 < len(listing.starts) and self._is_filler(listing, following):
             following += 1
@@ -347,7 +352,6 @@ class FunctionContext:
         address = listing.begin + there
         if book.judge(space, returned, after, address).answer is Answer.PROVED:
             return usual
-        pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
         if space.machine.bits == 32 and following == index + 1 and not pops_nothing:
             for popped_bytes in range(4, 68, 4):
                 effect = classifier.call_that_pops(popped_bytes)
@@ -357,6 +361,30 @@ class FunctionContext:
         self.noreturn[index] = "shape of the CFI"
         self.excused.setdefault(there, set()).add(returned)
         return None
+
+    def _taken_back(self, listing: Listing, index: int, state: State) -> int:
+        """Return how many bytes the code right behind a call takes back after the callee's pop.
+
+        Clang keeps the stack pointer where it was by a ``sub`` behind the call of a function that
+        pops its arguments; the row behind the ``sub`` is then the row of the call.
+        """
+        if index + 2 >= len(listing.starts):
+            return 0
+        start, after = listing.starts[index + 1], listing.starts[index + 2]
+        instruction = Decoder(32, self._body[start:after]).decode()
+        if (
+            instruction.mnemonic != Mnemonic.SUB
+            or instruction.op0_register != Register.ESP
+            or instruction.op1_kind in (OpKind.REGISTER, OpKind.MEMORY)
+        ):
+            return 0
+        size = int(instruction.immediate(1))
+        claim = self.claim_at(listing.starts[index])
+        if not 4 <= size <= 64 or claim is None or self.claim_at(after) is not claim:
+            return 0
+        space = self._classifier.space
+        verdict = self._book.judge(space, state, claim, listing.begin + listing.starts[index])
+        return size if verdict.answer is Answer.PROVED else 0
 
     def _is_filler(self, listing: Listing, index: int) -> bool:
         start = listing.starts[index]
