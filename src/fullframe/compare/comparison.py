@@ -24,6 +24,7 @@ from fullframe.cost.path import path_cost
 from fullframe.cost.sequences import six_registers
 from fullframe.entry.identity import compare_paths_of
 from fullframe.entry.platform import HARNESS_PLATFORM
+from fullframe.entry.prove.result import ProofReport
 from fullframe.entry.strategy import PARTIAL, STRATEGIES, Strategy
 from fullframe.entry.tables import dispatch_tables
 from fullframe.entry.verify import VerifiedStrategy
@@ -92,7 +93,8 @@ def compare(
         verified = {name: one.verified for name, one in examined.items()}
         baseline = verified[BASELINE.name]
         reports = {
-            name: _strategy_report(one, baseline, measured) for name, one in verified.items()
+            name: _strategy_report(one, examined[name].proof, baseline, measured)
+            for name, one in verified.items()
         }
         scenarios = scenarios_for(baseline.built.subject(), seed)
         steps.done()
@@ -190,7 +192,10 @@ def _is_ordinary(call: Call) -> bool:
 
 
 def _strategy_report(
-    one: VerifiedStrategy, baseline: VerifiedStrategy, measured: LiveReport | LiveUnavailable
+    one: VerifiedStrategy,
+    proof: ProofReport,
+    baseline: VerifiedStrategy,
+    measured: LiveReport | LiveUnavailable,
 ) -> StrategyReport:
     strategy = one.built.strategy
     slots = {_FAST: one.report.slots_written_fast, _SLOW: one.report.slots_written_slow}
@@ -210,6 +215,7 @@ def _strategy_report(
         table_bytes=one.built.table_bytes,
         duplicated_table_bytes=one.built.duplicated_table_bytes,
         run=replace(one.report, outcomes=()),
+        proof=proof,
     )
 
 

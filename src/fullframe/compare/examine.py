@@ -9,6 +9,8 @@ from fullframe.compare.six_registers import with_six_registers
 from fullframe.cost.live import LiveVariant
 from fullframe.entry.build import BuiltEntry, build_object
 from fullframe.entry.generate import ENTRY_FILE
+from fullframe.entry.prove.prove import prove_image
+from fullframe.entry.prove.result import ProofReport
 from fullframe.entry.strategy import Strategy
 from fullframe.entry.verify import VerifiedStrategy, verify
 from fullframe.table.model import Table
@@ -42,16 +44,18 @@ class Examined:
 
     Attributes:
         verified: the linked entry code, what the harness found, and the executed paths.
+        proof: what was proved of the register frame at every C call and way out.
         variants: what to measure: the strategy itself, and its fast path with the six registers
             if that was asked for.
     """
 
     verified: VerifiedStrategy
+    proof: ProofReport
     variants: tuple[LiveVariant, ...]
 
 
 def examine(job: Job) -> Examined:
-    """Build one strategy, run every call of the table under it, and record its paths.
+    """Build one strategy, run every call of the table under it, prove it, record its paths.
 
     Args:
         job: what to examine.
@@ -68,7 +72,8 @@ def examine(job: Job) -> Examined:
     variants = [LiveVariant(job.strategy.name, verified.built.generated_objects)]
     if job.with_six_registers:
         variants.append(_with_six_registers(verified.built))
-    return Examined(verified, tuple(variants))
+    proof = prove_image(verified.built.image_path, job.strategy.name, table=job.table)
+    return Examined(verified, proof, tuple(variants))
 
 
 def six_registers_variant(strategy_name: str) -> str:

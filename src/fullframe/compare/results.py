@@ -12,6 +12,7 @@ from fullframe.cost.path import PathCost
 from fullframe.cost.replace import Replacement
 from fullframe.cost.statistics import LiveDifference, LiveMeasurement
 from fullframe.entry.identity import IdentityResult
+from fullframe.entry.prove.result import ProofReport
 from fullframe.entry.strategy import Strategy
 from fullframe.run.result import Difference, RunReport
 from fullframe.table.lint import Finding
@@ -61,6 +62,7 @@ class StrategyReport:
         table_bytes: size of each dispatch table by its symbol.
         duplicated_table_bytes: size of those that the strategy has on top of one an ABI.
         run: what the harness found.
+        proof: what the prover says of the frame at every C call and way out.
     """
 
     strategy: Strategy
@@ -73,6 +75,7 @@ class StrategyReport:
     table_bytes: Mapping[str, int]
     duplicated_table_bytes: int
     run: RunReport
+    proof: ProofReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ class Comparison:
             self.differences > 0
             or any(finding.severity == "error" for finding in self.findings)
             or any(not _as_meant(report) for report in self.strategies.values())
+            or any(not report.proof.proved for report in self.strategies.values())
         )
 
 

@@ -102,6 +102,9 @@ def _rows(comparison: Comparison) -> Iterator[Row]:
     yield ("  left by SYSRET", *(f"{each.run.left_by.get('sysret', 0):,}" for each in reports))
     yield ("  left by IRET", *(f"{each.run.left_by.get('iret', 0):,}" for each in reports))
     yield ("  differences", *(f"{each.run.difference_count:,}" for each in reports))
+    yield ("proved of every path",)
+    yield ("  the frame at every C call and way out", *(_proof_cell(each) for each in reports))
+    yield ("  C calls, ways out", *(_proof_counts(each) for each in reports))
 
 
 def _path_rows(paths: Sequence[PathReport], *, bounds: bool = True) -> Iterator[Row]:
@@ -272,6 +275,17 @@ def _identity_cell(report: StrategyReport) -> str:
     if report.identity is None:
         return "-"
     return "yes" if report.identity.identical else "no"
+
+
+def _proof_cell(report: StrategyReport) -> str:
+    proof = report.proof
+    if proof.proved:
+        return "yes"
+    return f"no ({len(proof.findings)} wrong, {len(proof.not_proved)} open)"
+
+
+def _proof_counts(report: StrategyReport) -> str:
+    return f"{report.proof.call_count}, {report.proof.way_out_count}"
 
 
 def _measured_cell(measured: LiveMeasurement | None) -> str:

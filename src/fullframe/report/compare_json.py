@@ -59,6 +59,14 @@ def _strategy(report: StrategyReport, comparison: Comparison) -> dict[str, Any]:
         "table_bytes": dict(report.table_bytes),
         "duplicated_table_bytes": report.duplicated_table_bytes,
         "run": _run(report.run),
+        "proved": report.proof.proved,
+        "proof": {
+            "ways_in": len(report.proof.entries),
+            "calls": report.proof.call_count,
+            "ways_out": report.proof.way_out_count,
+            "findings": len(report.proof.findings),
+            "not_proved": len(report.proof.not_proved),
+        },
     }
 
 
