@@ -89,9 +89,10 @@ class Runner:
 
     Args:
         image: the object; its sections have addresses and its relocations are applied.
+        pops: how many bytes of arguments functions outside the object take off the stack.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, pops: dict[str, int] | None = None) -> None:
         self.image = image
         self.machine: Machine = image.machine
         mode = unicorn.UC_MODE_64 if self.machine.bits == 64 else unicorn.UC_MODE_32
@@ -109,7 +110,7 @@ class Runner:
             if symbol.section_index is None and symbol.name:
                 self.outside[symbol.address] = symbol.name
                 self._map(symbol.address, 16)
-                popped = POPS.get(symbol.name, 0)
+                popped = (POPS if pops is None else pops).get(symbol.name, 0)
                 self.cpu.mem_write(symbol.address, b"\xc2" + popped.to_bytes(2, "little"))
         self._map(_STACK, _STACK_BYTES)
         self._map(_BUFFER, _BUFFER_BYTES)

@@ -77,15 +77,15 @@ class Assembled:
         image: the object.
         checker: followed every function, so that results tell every boundary.
         results: by the FDE's address.
-        quick: (boundaries, of them proved, has findings) by the FDE's address as users' runs have
-            them, where most functions are proved in one pass.
+        quick: whether there are findings, by the FDE's address, in a run like users' runs, where
+            most functions are proved in one pass.
         fdes: of each chunk's copy, in order: the originals first.
     """
 
     image: Image
     checker: ImageChecker
     results: dict[int, FunctionResult]
-    quick: dict[int, tuple[int, int, bool]]
+    quick: dict[int, bool]
     fdes: list[list[Fde]]
 
 
@@ -143,32 +143,45 @@ def _refused(output: str, name: str, begins: list[int]) -> set[int]:
     return bad
 
 
-def load(path: Path, counts: Sequence[int]) -> Assembled:
+def load(path: Path, copies: Sequence[Sequence[str]]) -> Assembled:
     """Read and check an object, in both of the checker's ways.
 
     Args:
         path: the object.
-        counts: number of procedures of each copy, in order.
+        copies: for each copy, in order, the sections of its procedures.
     """
     image = Image.open(str(path))
     engine = engine_for(image)
     checker = ImageChecker(image, engine, thorough=True)
     results = {result.fde.begin: result for result in checker.results()}
     quick = {
-        result.fde.begin: (result.boundaries, result.tally[Answer.PROVED], result.has_findings)
-        for result in ImageChecker(image, engine).results()
+        result.fde.begin: result.has_findings for result in ImageChecker(image, engine).results()
     }
     (table,) = [table for table in checker.tables if table.fdes]
     assert not table.problems, table.problems
-    fdes = iter(table.fdes)
-    return Assembled(
-        image, checker, results, quick, [[next(fdes) for _ in range(n)] for n in counts]
-    )
+    # Assemblers order FDEs in ways of their own, but code stays in the order of the text.
+    queues: dict[str, list[Fde]] = {}
+    for fde in sorted(table.fdes, key=lambda fde: -fde.begin):
+        section = image.section_at(fde.begin)
+        assert section is not None
+        queues.setdefault(section.name, []).append(fde)
+    fdes = [[queues[name].pop() for name in names] for names in copies]
+    assert not any(queues.values())
+    return Assembled(image, checker, results, quick, fdes)
 
 
-def procedures(lines: Iterable[str]) -> int:
-    """How many FDEs a text makes."""
-    return sum(".cfi_startproc" in line for line in lines)
+def procedures(section: str, lines: Iterable[str]) -> list[str]:
+    """The name of the section that each FDE of a text lies in."""
+    found = []
+    for line in (section, *lines):
+        words = re.split(r"[\s,]+", line.strip())
+        if words[0] == ".section":
+            section = words[1].strip('"')
+        elif words[0] == ".text":
+            section = ".text"
+        elif words[0] == ".cfi_startproc":
+            found.append(section)
+    return found
 
 
 def rows_at(
@@ -286,13 +299,8 @@ def _judge_one(
 
 
 def _agrees(assembled: Assembled, fde: Fde) -> bool:
-    """Whether one pass and following everything came to the same of a procedure."""
-    result = assembled.results[fde.begin]
-    boundaries, proved, has_findings = assembled.quick[fde.begin]
-    return (result.tally[Answer.PROVED] == result.boundaries, result.has_findings) == (
-        proved == boundaries,
-        has_findings,
-    )
+    """Whether one pass and following everything found the same of a procedure."""
+    return assembled.results[fde.begin].has_findings == assembled.quick[fde.begin]
 
 
 def all_proved(assembled: Assembled, fdes: Iterable[Fde]) -> bool:

@@ -16,6 +16,8 @@ _DIRECTIVE = re.compile(r"\s*\.cfi_(\w+)\s*(.*?)\s*$")
 _LABEL = re.compile(r"([A-Za-z_.$][\w.$]*):\s*$")
 _TYPE = re.compile(r"\s*\.type\s+([\w.$]+)\s*,\s*[@%]function")
 _LEADING = re.compile(r"\s*\.(globl|global|weak|hidden|local|p2align|align|text|section)\b")
+#: Labels at the begin of a function's hot and cold part, which its exception table refers to.
+_PARTITION = re.compile(r"\.L(COLDB|HOTB)\d+:")
 _SECTION = re.compile(r"\s*\.(text\b|section\b|bss\b|data\b)")
 _STARTPROC, _ENDPROC = ".cfi_startproc", ".cfi_endproc"
 
@@ -96,7 +98,7 @@ def chunks_of(text: str) -> list[Chunk]:
         if found is None or ".cold" in found[1]:
             continue
         begin = number
-        while begin and _LEADING.match(lines[begin - 1]):
+        while begin and (_LEADING.match(lines[begin - 1]) or _PARTITION.match(lines[begin - 1])):
             begin -= 1
         cuts.append((begin, found[1]))
     chunks = []

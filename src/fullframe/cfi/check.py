@@ -13,6 +13,8 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
+from iced_x86 import Decoder
+
 from fullframe.cfi.claims import (
     CFA_COLUMN,
     PROVED,
@@ -35,6 +37,7 @@ from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.handover import Handover, coarsened, made_uncertain
 from fullframe.cfi.premises import premise, signal_entry
+from fullframe.cfi.rules import UNDEFINED, Registers
 from fullframe.cfi.trampolines import Trampoline, find_trampoline
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
@@ -191,14 +194,26 @@ class ImageChecker:
                 return proved
             self._sharpen_arrivals(fde)
         result = self._visit(fde, body, rows, self.engine.precise, begin, trampoline)
+        if self._paths_disagree(result):
+            # A function that never returns, unknown to be one, leads into whatever code stands
+            # behind its call. If nothing disagrees without these edges, they are not there.
+            doubted = self._visit(
+                fde, body, rows, self.engine.precise, begin, trampoline, doubt_calls=True
+            )
+            if doubted.boundaries == result.boundaries and not self._paths_disagree(doubted):
+                result = doubted
         if trampoline is not None and begin > fde.begin:
             self._judge_lead(result, trampoline, rows)
         return result
 
+    @staticmethod
+    def _paths_disagree(result: FunctionResult) -> bool:
+        return any(doubt.paths_disagree for run in result.runs for doubt in run.verdict.doubts)
+
     def _parts(self, fde: Fde) -> tuple[bytes, ClaimRows, int]:
         """Return an FDE's code, its claims by offset in that code, and the code's address."""
         body = self.code.code_of(fde)
-        rows = self.engine.rows_of(fde)
+        rows = self._rows_of(fde)
         trampoline = self._trampoline(fde, body)
         lead = trampoline.lead_bytes if trampoline is not None else 0
         if lead:
@@ -275,13 +290,39 @@ class ImageChecker:
             self.handover.flows[fde.begin] = flow.changes
         return result
 
+    def _rows_of(self, fde: Fde) -> ClaimRows:
+        """Return a function's claims, without those on the register that it exists to load.
+
+        A program-counter thunk (i386) returns its result in a register that may be one of the
+        callee-saved; its callers know, and have saved it as they save what they write themselves.
+        """
+        loaded = self.callees.clobbered(fde.begin) if self.engine.machine.bits == 32 else ()
+        if not loaded:
+            return self.engine.rows_of(fde)
+        numbers = self.engine.machine.hardware_to_dwarf
+        nothing: Registers = {numbers[register]: UNDEFINED for register in loaded}
+        claim = self.engine.book.claim
+        return [
+            (delta, claim(cfa, {**registers, **nothing}))
+            for delta, cfa, registers, _ in fde.relative_rows()
+        ]
+
     def _is_fragment(self, fde: Fde, rows: ClaimRows, body: bytes) -> bool:
         """Return whether an FDE is no function's entry: its frame is already built."""
-        if len(rows) > 1 and rows[1][0] == 1 and body[:1] == b"\x90":
-            # GCC's cold part that consists of landing pads. One at the very begin of an LSDA's
-            # range would have offset 0, which means none; so there is a nop before it.
+        # GCC's cold part that consists of landing pads. One at the very begin of an LSDA's range
+        # would have offset 0, which means none; so there is a nop before it. Hand-written code
+        # begins an FDE before the alignment, with the row of the alignment's own.
+        if len(rows) > 1 and self._is_fill(body[: rows[1][0]]):
             return True
         return is_fragment(fde, self.engine.book, self.engine.coarse.space)
+
+    def _is_fill(self, code: bytes) -> bool:
+        """Return whether a few bytes consist of instructions that only fill space."""
+        bits = self.engine.machine.bits
+        offset = 0
+        while offset < min(len(code), 16) and is_filler(bits, code[offset:]):
+            offset += Decoder(bits, code[offset:]).decode().len
+        return offset == len(code)
 
     def _all_proved(self, flow: StraightFlow, rows: ClaimRows, begin: int, end: int) -> bool:
         """Hold rows against a pass's states; whether every pair that meets is proved."""
@@ -330,10 +371,21 @@ class ImageChecker:
         classifier: Classifier,
         begin: int,
         trampoline: Trampoline | None = None,
+        *,
+        doubt_calls: bool = False,
     ) -> FunctionResult:
         engine = self.engine
         listing = decode(classifier, body, begin)
-        context = FunctionContext(self.code, fde, body, rows, engine.book, classifier, self.callees)
+        context = FunctionContext(
+            self.code,
+            fde,
+            body,
+            rows,
+            engine.book,
+            classifier,
+            self.callees,
+            doubt_calls=doubt_calls,
+        )
         follower = Follower(classifier, context)
         flow = follower.start(listing)
         if trampoline is not None:
@@ -351,7 +403,10 @@ class ImageChecker:
         for run in runs:
             tally[run.verdict.answer] += run.end - run.begin
         result = FunctionResult(fde, listing, runs, sum(tally.values()), tally)
-        result.exits = flow.exits
+        result.exits = {
+            (target, listing.begin + listing.starts[jump]): state
+            for (target, jump), state in flow.exits.items()
+        }
         result.trampoline = trampoline
         for source, target, state in flow.contradicted:
             claim = context.claim_at(listing.starts[target])

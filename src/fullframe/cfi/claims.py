@@ -80,6 +80,8 @@ class Doubt:
         suggestion: the directive that would mend it, or "".
         below_red_zone: the value is where the claim says, but below the stack pointer where a
             signal handler may overwrite it.
+        paths_disagree: paths that meet bring different values, one of them the claimed one
+            perhaps.
     """
 
     column: int
@@ -88,6 +90,7 @@ class Doubt:
     actual: str
     suggestion: str
     below_red_zone: bool = False
+    paths_disagree: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +352,9 @@ class ClaimBook:
             and isinstance(pointer, Address)
             and place.region is pointer.region
             and place.offset_bytes < pointer.offset_bytes - self.machine.red_zone_bytes
+            # GCC leaves the rules of the exception's data registers in force when it returns;
+            # nobody asks for a register that a callee may change.
+            and column not in claim.scratch
         ):
             name = self.machine.register_names[column]
             below = pointer.offset_bytes - place.offset_bytes
@@ -385,7 +391,8 @@ class ClaimBook:
             return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
         if value is CONFLICT or _is_joined(value):
             reason = "paths that meet here bring the registers of the rule to different places"
-            return Doubt(CFA_COLUMN, Answer.WRONG, claimed, reason, self._where_cfa_is(state)[1])
+            suggestion = self._where_cfa_is(state)[1]
+            return Doubt(CFA_COLUMN, Answer.WRONG, claimed, reason, suggestion, paths_disagree=True)
         where, suggestion = self._where_cfa_is(state)
         if where is None and not isinstance(value, Address):
             where = "the CFA rule gives something that is no frame address"
@@ -423,7 +430,14 @@ class ClaimBook:
             actual = "the code is not modelled; " + actual
         elif value is CONFLICT:
             actual = "paths that meet here disagree; " + actual
-        return Doubt(column, answer, claimed, actual, self._suggest(state, column))
+        return Doubt(
+            column,
+            answer,
+            claimed,
+            actual,
+            self._suggest(state, column),
+            paths_disagree=value is CONFLICT,
+        )
 
     def _name(self, column: int) -> str:
         return "return address" if column == IP else self.machine.register_names[column]

@@ -34,6 +34,7 @@ class ImageCode:
         self._ranges = image.executable_ranges()
         self._code: dict[int, bytes] = {}
         self.got = _got_address(image)
+        self._defined: dict[str, int] | None = None
 
     def covering(self, address: int) -> Fde | None:
         """Return the FDE whose range covers an address."""
@@ -58,6 +59,16 @@ class ImageCode:
         except FullframeError:
             return None
 
+    def first_bytes(self, target: int) -> bytes:
+        """Return up to 16 bytes of code at an address; none where the file holds none."""
+        for begin, end in self._ranges:
+            if begin <= target < end:
+                try:
+                    return bytes(self.image.read(target, min(16, end - target)))
+                except FullframeError:
+                    return b""
+        return b""
+
     def callee_name(self, target: int) -> str | None:
         """Return the name of the function at an address or behind the PLT stub there."""
         behind = self.image.import_at_plt(target)
@@ -65,6 +76,26 @@ class ImageCode:
             return behind
         symbol = self.image.symbol_at(target)
         return symbol.name if symbol is not None and symbol.address == target else None
+
+    def is_stub(self, target: int) -> bool:
+        """Return whether a PLT stub is at an address."""
+        return self.image.import_at_plt(target) is not None
+
+    def definition_of(self, target: int) -> int:
+        """Return where the image itself defines what a PLT stub at ``target`` leads to.
+
+        Another image may define it first, but what a symbol's definition promises (that it
+        never returns) was known to the compiler, and holds for any definition.
+        """
+        name = self.image.import_at_plt(target)
+        if name is None:
+            return target
+        if self._defined is None:
+            self._defined = {
+                symbol.name.split("@", 1)[0]: symbol.address
+                for symbol in self.image.function_symbols()
+            }
+        return self._defined.get(name.split("@", 1)[0], target)
 
     def in_lazy_plt(self, fde: Fde) -> bool:
         """Return whether an FDE is that of ``.plt``, whose stubs bind themselves."""
@@ -167,7 +198,13 @@ class StraightContext:
         code = self._body[window - self.begin : following]
         length = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode().len
         code = code[: address - window + length]
-        reader = TableReader(self._machine, self._code.read_word, self._code.got, self._is_target)
+        reader = TableReader(
+            self._machine,
+            self._code.read_word,
+            self._code.got,
+            self._is_target,
+            self._callees.clobbered,
+        )
         targets = reader.find_last(code, window)
         if targets is None:
             return None
@@ -262,6 +299,8 @@ class FunctionContext:
         book: judges them.
         classifier: coarse or precise.
         callees: what is known of callees.
+        doubt_calls: take it that a call of something unseen does not return where control
+            arrives behind it otherwise.
     """
 
     def __init__(
@@ -273,7 +312,10 @@ class FunctionContext:
         book: ClaimBook,
         classifier: Classifier,
         callees: Callees,
+        *,
+        doubt_calls: bool = False,
     ) -> None:
+        self.doubt_calls = doubt_calls
         self._code = code
         self._fde = fde
         self._body = body
@@ -339,6 +381,13 @@ class FunctionContext:
         following = index + 1
         while following + 1 < len(listing.starts) and self._is_filler(listing, following):
             following += 1
+        if (
+            self.doubt_calls
+            and self.is_leader(listing, following)
+            and (target is None or not self._callees.is_seen(target))
+        ):
+            self.noreturn[index] = "paths that only then agree"
+            return None
         here, there = listing.starts[index], listing.starts[following]
         before, after = self.claim_at(here), self.claim_at(there)
         if before is None or after is None:
@@ -349,8 +398,6 @@ class FunctionContext:
         returned = usual.after(space, state)
         address = listing.begin + there
         if book.judge(space, returned, after, address).answer is Answer.PROVED:
-            return usual
-        if book.judge(space, state, before, listing.begin + here).answer is not Answer.PROVED:
             return usual
         pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
         if space.machine.bits == 32 and following == index + 1 and not pops_nothing:
@@ -393,6 +440,7 @@ class FunctionContext:
                 self._code.read_word,
                 self._code.got,
                 lambda address: self._is_jump_target(listing, address),
+                self._callees.clobbered,
             )
             self._tables = reader.find(self._body, listing.begin)
         return self._tables
@@ -505,6 +553,8 @@ def is_like_entry(callee_saved: tuple[int, ...], state: State) -> bool:
 
 
 def _got_address(image: Image) -> int | None:
+    if image.is_relocatable:
+        return image.got_address
     for name in (".got.plt", ".got"):
         for section in image.sections:
             if section.name == name and section.address:

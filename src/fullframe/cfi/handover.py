@@ -10,6 +10,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from iced_x86 import ConditionCode, Decoder, FlowControl
+
 from fullframe.cfi.claims import Answer, ClaimBook
 from fullframe.cfi.context import ClaimRows, ImageCode, is_like_entry
 from fullframe.cfi.frames import Fde
@@ -25,6 +27,9 @@ from fullframe.track.values import (
 )
 from fullframe.x86.registers import BP, SP
 
+#: How far behind a bound check the jump through the table is looked for.
+_BOUND_CHECK_BYTES = 64
+
 #: Gives an FDE's claims.
 RowsOf = Callable[[Fde], ClaimRows]
 
@@ -38,12 +43,16 @@ class Arrival:
         address: where it arrives.
         state: what holds there.
         coarse: the state is of the coarse space, in which ``OTHER`` may stand for anything.
+        astray: the jump is a ``switch``'s, or its bound check, and it does not bring what the FDE
+            says. Where the compiler knows that the check never fails, nothing is at the label:
+            it lies at the end of a part that has no code, where another function's begins.
     """
 
     source: int
     address: int
     state: State
     coarse: bool
+    astray: bool = False
 
 
 class Handover:
@@ -65,9 +74,14 @@ class Handover:
         self.flows: dict[int, list[tuple[int, State | None]]] = {}
 
     def at(self, fde: Fde) -> list[Arrival]:
-        """Return what arrives at an FDE from others."""
+        """Return what arrives at an FDE from others.
+
+        A part of a function belongs to one function. What goes astray counts only where nothing
+        else arrives.
+        """
         by_source = self._arrivals.get(fde.begin, {})
-        return [arrival for arrivals in by_source.values() for arrival in arrivals]
+        arriving = [arrival for arrivals in by_source.values() for arrival in arrivals]
+        return [arrival for arrival in arriving if not arrival.astray] or arriving
 
     def has_given(self, fde: Fde) -> bool:
         """Return whether an FDE has handed anything over before."""
@@ -87,7 +101,7 @@ class Handover:
 
         Args:
             source: the function.
-            exits: (address, index or address of the jump) to state.
+            exits: (address, address of the jump) to state.
             space: the states' space.
             rows_of: an FDE's claims.
 
@@ -96,7 +110,9 @@ class Handover:
         """
         given: dict[int, dict[int, State]] = {}
         receivers: dict[int, Fde] = {}
-        for (target, _), state in exits.items():
+        strays: dict[int, bool] = {}
+        for jump, state in exits.items():
+            target = jump[0]
             receiver = self._receiver(source, target, state, rows_of)
             if receiver is None:
                 continue
@@ -104,6 +120,8 @@ class Handover:
             states = given.setdefault(receiver.begin, {})
             known = states.get(target)
             states[target] = state if known is None else space.join(known, state)
+            if strays.get(target, True):
+                strays[target] = self._goes_astray(source, receiver, jump, state, space, rows_of)
         changed = []
         for begin in self._given.get(source.begin, set()) - set(given):
             del self._arrivals[begin][source.begin]
@@ -112,7 +130,7 @@ class Handover:
                 changed.append(receiver)
         for begin, states in given.items():
             arrivals = [
-                Arrival(source.begin, address, state, not space.precise)
+                Arrival(source.begin, address, state, not space.precise, strays[address])
                 for address, state in states.items()
             ]
             kept = self._arrivals.setdefault(begin, {})
@@ -138,6 +156,28 @@ class Handover:
                 return False
         return True
 
+    def _goes_astray(
+        self,
+        source: Fde,
+        receiver: Fde,
+        jump: tuple[int, int],
+        state: State,
+        space: StateSpace,
+        rows_of: RowsOf,
+    ) -> bool:
+        """Return whether a jump is a ``switch``'s that leads to a label without code."""
+        target, address = jump
+        rows = rows_of(receiver)
+        if target != receiver.begin or not rows or rows[0][1].reads_ip:
+            return False
+        precise = self._space
+        code = self._code.code_of(source)[address - source.begin :][:_BOUND_CHECK_BYTES]
+        if not is_switch(precise.machine.bits, code):
+            return False
+        if space is not precise:
+            state = made_uncertain(precise, state)
+        return self._book.judge(precise, state, rows[0][1], target).answer is Answer.WRONG
+
     def _receiver(self, source: Fde, target: int, state: State, rows_of: RowsOf) -> Fde | None:
         """Return the FDE that a jump out of ``source`` carries its state into."""
         receiver = self._code.covering(target)
@@ -155,6 +195,27 @@ class Handover:
             if verdict.answer is Answer.PROVED:
                 return None  # a function of its own: jumping there is a tail call
         return receiver
+
+
+def is_switch(bits: int, code: bytes) -> bool:
+    """Return whether code begins with the bound check of a ``switch``, or with its jump.
+
+    A bound check is an unsigned conditional branch before an indirect jump, with no other branch
+    between. The table may name the label without code too.
+
+    Args:
+        bits: of the machine, 64 or 32.
+        code: from the branch on.
+    """
+    for number, instruction in enumerate(Decoder(bits, code)):
+        if number == 0 and instruction.flow_control != FlowControl.INDIRECT_BRANCH:
+            if instruction.condition_code not in (ConditionCode.A, ConditionCode.AE):
+                return False
+        elif instruction.flow_control == FlowControl.INDIRECT_BRANCH:
+            return True
+        elif instruction.flow_control != FlowControl.NEXT:
+            return False
+    return False
 
 
 def coarsened(space: StateSpace, state: State) -> State:

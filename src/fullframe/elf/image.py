@@ -330,7 +330,12 @@ class Image:
 
     @property
     def got_address(self) -> int | None:
-        """Address that the dynamic segment calls the global offset table (``DT_PLTGOT``)."""
+        """Address that the dynamic segment calls the global offset table (``DT_PLTGOT``).
+
+        A relocatable object has none; its relocations are applied as if there were one.
+        """
+        if self.is_relocatable:
+            return layout.GOT_ADDRESS
         value = self.dynamic.get(dyn.DT_PLTGOT)
         if value is None:
             section = self.section(".got.plt") or self.section(".got")

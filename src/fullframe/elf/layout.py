@@ -18,6 +18,8 @@ FIRST_SECTION_ADDRESS = 0x1000
 UNDEFINED_BASE = 0x6000_0000
 UNDEFINED_STEP = 16
 UNDEFINED_END = 0x7FFF_0000
+#: Where the global offset table would begin, which only a linker makes; it maps to no bytes.
+GOT_ADDRESS = UNDEFINED_END
 
 #: Between sections, so that an address just past one section is not the start of the next.
 _GAP_BYTES = 16

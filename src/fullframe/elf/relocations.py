@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fullframe.elf.layout import GOT_ADDRESS
 from fullframe.elf.symbols import Symbol, SymbolTable
 
 #: Layouts of Elf*_Rel and Elf*_Rela by (ELF class, has addend).
@@ -26,10 +27,12 @@ LAYOUT = {
 
 R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE, R_X86_64_IRELATIVE = 6, 7, 8, 37
 R_386_GLOB_DAT, R_386_JMP_SLOT, R_386_RELATIVE, R_386_IRELATIVE = 6, 7, 8, 42
+R_386_GOTOFF, R_386_GOTPC = 9, 10
 
 #: Types that store a value in a relocatable object: type to (width in bytes, PC-relative).
 #: PLT32 is taken as PC32: the call goes to the function, with or without a PLT in between.
-#: Types that need a GOT, a PLT or thread-local storage store nothing: only a linker makes those.
+#: Types that need an entry of the GOT, a PLT or thread-local storage store nothing: only a linker
+#: makes those. Distances from the GOT need its address alone, and jump tables are made of them.
 _STORED: dict[int, dict[int, tuple[int, bool]]] = {
     64: {
         1: (8, False),  # R_X86_64_64
@@ -47,6 +50,8 @@ _STORED: dict[int, dict[int, tuple[int, bool]]] = {
         1: (4, False),  # R_386_32
         2: (4, True),  # R_386_PC32
         4: (4, True),  # R_386_PLT32
+        R_386_GOTOFF: (4, False),
+        R_386_GOTPC: (4, True),
         20: (2, False),  # R_386_16
         21: (2, True),  # R_386_PC16
         22: (1, False),  # R_386_8
@@ -247,6 +252,10 @@ def apply(data: bytearray, batch: RelocationBatch, target_address: int, machine_
         done[rows] = True
         spots = offsets[rows].astype(np.int64)[:, None] + np.arange(width)
         value = values[rows]
+        if machine_bits == 32 and kind == R_386_GOTOFF:
+            value = value - np.uint64(GOT_ADDRESS)
+        elif machine_bits == 32 and kind == R_386_GOTPC:
+            value = np.full(len(rows), GOT_ADDRESS, np.uint64)
         if batch.addends is None:
             value = value + _stored(array, spots, width).astype(np.uint64)
         else:

@@ -144,6 +144,15 @@ class CodeSource(Protocol):
     def callee_name(self, target: int) -> str | None:
         """Name of the function at an address or behind the PLT stub there."""
 
+    def first_bytes(self, target: int) -> bytes:
+        """A few bytes of code at an address, whether a function is known there or not."""
+
+    def is_stub(self, target: int) -> bool:
+        """Whether a PLT stub is at an address."""
+
+    def definition_of(self, target: int) -> int:
+        """Address of the image's own definition behind a PLT stub; else ``target`` itself."""
+
     def code_at(self, target: int) -> tuple[int, bytes] | None:
         """(``target``, the code from there to its function's end), if it is in the image."""
 
@@ -177,7 +186,7 @@ class Callees:
             return False
         else:
             self._never_returns[target] = False  # recursion: assume the outer one returns
-            answer = self._code_never_returns(target, depth)
+            answer = self._code_never_returns(self._source.definition_of(target), depth)
         self._never_returns[target] = answer
         return answer
 
@@ -192,6 +201,11 @@ class Callees:
             lambda callee: callee is not None and self.never_returns(callee, depth + 1),
             lambda callee: not self.never_returns(callee, depth + 1),
         )
+
+    def is_seen(self, target: int) -> bool:
+        """Return whether the code of the callee is in the image: what it does is known."""
+        target = self._source.definition_of(target)
+        return self._source.code_at(target) is not None and not self._source.is_stub(target)
 
     def popped_bytes(self, target: int) -> int | None:
         """Return n where every return of the function at ``target`` is ``ret n``; else None."""
@@ -274,12 +288,9 @@ class Callees:
         return self._thunks[target]
 
     def _find_thunk(self, target: int) -> tuple[int, ...]:
-        found = self._source.code_at(target)
-        if found is None:
-            return ()
-        decoder = Decoder(
-            self._classifier.space.machine.bits, found[1][:32], DecoderOptions.NONE, found[0]
-        )
+        # Thunks that the linker keeps one of for all objects may have no FDE.
+        code = self._source.first_bytes(target)
+        decoder = Decoder(self._classifier.space.machine.bits, code, DecoderOptions.NONE, target)
         body = [i for i in (decoder.decode(), decoder.decode()) if i.mnemonic != Mnemonic.ENDBR32]
         if (
             len(body) == 2
@@ -339,7 +350,7 @@ def can_leave(
                     if target is None:
                         return True
                     work.append(target)
-                elif kind == BRANCH or jump_leaves(listing.begin + offset):
+                elif jump_leaves(listing.begin + offset):
                     return True
             if kind in (JUMP, STOP):
                 break

@@ -117,10 +117,8 @@ class Classifier:
         return self.intern(("call keeps", kept), lambda: fx.call(scratch))
 
     def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
-        """A call whose callee also changes these registers."""
-        return self.intern(
-            ("call clobbers", registers), lambda: fx.call(self.scratch, 0, registers)
-        )
+        """A call whose callee is seen to change these registers and no others."""
+        return self.intern(("call clobbers", registers), lambda: fx.call(registers))
 
     def equal_registers(self, one: int, other: int) -> Effect:
         """On this edge both registers hold the same."""
@@ -205,6 +203,8 @@ class Classifier:
 
     def _unmodelled(self, i: Instruction) -> Effect | None:
         """Clobber the registers and the stack slots that iced-x86 says are written."""
+        if self._leaves_memory(i):
+            return None
         info = self._factory.info(i)
         registers, vectors, parts = set(), set(), []
         for used in info.used_registers():
@@ -237,6 +237,18 @@ class Classifier:
         if not parts:
             return None
         return self.intern(tuple(key), lambda: fx.sequence(tuple(parts)))
+
+    def _leaves_memory(self, i: Instruction) -> bool:
+        """Return whether an instruction writes back what it read (``lock orl $0, (%esp)``).
+
+        It is the memory fence of CPUs without ``mfence``, aimed at whatever is on top of the
+        stack: in a leaf function the return address.
+        """
+        if i.op_count != 2 or i.op0_kind != OpKind.MEMORY:
+            return False
+        if i.mnemonic in (Mnemonic.OR, Mnemonic.ADD, Mnemonic.SUB, Mnemonic.XOR):
+            return self._immediate(i, 1) == 0
+        return False
 
     # -- operands ----------------------------------------------------------------------------
 
@@ -325,8 +337,12 @@ def _mov(c: Classifier, i: Instruction) -> Made:
         return None
     if i.op0_kind == OpKind.MEMORY:
         place = c._memory_operand(i)
-        if place[0] is None or place[2]:
+        if place[0] is None:
             return _NOTHING
+        if place[2]:
+            if source is None or not c.space.precise:
+                return _NOTHING
+            return _made(("store indexed", place[0], source), fx.store_indexed(place[0], source))
         size = c._memory_size(i)
         return _made(("store", place, source, size), fx.store(place, source, size))
     return None
@@ -398,7 +414,7 @@ def _add_or_sub(sign: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
         target = c._word(i, 0)
         if target is None:
-            return None
+            return _keeps(0)(c, i)
         number = c._immediate(i, 1)
         if number is not None:
             return _made(("add", target, sign * number), fx.add(target, sign * number))
@@ -422,7 +438,23 @@ def _increment(delta: int) -> Handler:
     return handler
 
 
+def _keeps(*neutral: int) -> Handler:
+    """Handle an operation on memory that changes nothing for these immediates.
+
+    Compilers write ``lock or $0, (%rsp)`` for a memory barrier: the slot keeps its value.
+    """
+
+    def handler(c: Classifier, i: Instruction) -> Made:
+        if i.op0_kind == OpKind.MEMORY and c._immediate(i, 1) in neutral:
+            return _NOTHING
+        return None
+
+    return handler
+
+
 def _and(c: Classifier, i: Instruction) -> Made:
+    if i.op0_kind == OpKind.MEMORY:
+        return _keeps(-1)(c, i)
     target, mask = c._word(i, 0), c._immediate(i, 1)
     if target is None or mask is None:
         return None
@@ -498,6 +530,8 @@ _HANDLERS: Final[dict[int, Handler]] = {
     Mnemonic.INC: _increment(1),
     Mnemonic.DEC: _increment(-1),
     Mnemonic.AND: _and,
+    Mnemonic.OR: _keeps(0),
+    Mnemonic.XOR: _keeps(0),
     Mnemonic.XCHG: _xchg,
     Mnemonic.LEAVE: _leave,
     Mnemonic.ENTER: _enter,

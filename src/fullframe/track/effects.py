@@ -8,6 +8,7 @@ instruction's address: code is position-independent to the tracker.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import (
@@ -196,11 +197,38 @@ def load_sum(target: int, base: int, index: int, scale: int, displacement: int) 
     return apply
 
 
+#: Stands for a slot of a region where something tracked was stored by an index.
+_SOMEWHERE: Final = 1 << 48
+
+
 def load(target: int, memory: Memory) -> Apply:
-    """``mov`` of a word from memory."""
+    """``mov`` of a word from memory.
+
+    What an index finds in the frame is an element of an array, and no saved register, unless
+    something tracked was stored by an index as well.
+    """
 
     def apply(space: StateSpace, state: State) -> State:
+        base, _, indexed = memory
+        if indexed and base is not None and space.precise:
+            origin = state.registers[base]
+            if isinstance(origin, Address) and (origin.region, _SOMEWHERE) not in state.slots:
+                return _set(space, state, target, OTHER)
         return _set(space, state, target, state.word_at(place_of(space, state, memory)))
+
+    return apply
+
+
+def store_indexed(base: int, source: int) -> Apply:
+    """``mov`` of a register to a place in the frame that an index tells."""
+
+    def apply(space: StateSpace, state: State) -> State:
+        origin, value = state.registers[base], state.registers[source]
+        if isinstance(origin, Derived):
+            origin = origin.origin
+        if not isinstance(origin, Address) or value is OTHER or isinstance(value, Constant):
+            return state
+        return space.make(state.registers, state.slots | {(origin.region, _SOMEWHERE): UNKNOWN})
 
     return apply
 
@@ -346,21 +374,17 @@ def enter(size_bytes: int, word_bytes: int) -> Apply:
     return apply
 
 
-def call(
-    scratch: tuple[int, ...], popped_bytes: int = 0, also_clobbered: tuple[int, ...] = ()
-) -> Apply:
-    """A call that returns: the callee keeps what the ABI says, and may write below the stack.
+def call(clobbered: tuple[int, ...], popped_bytes: int = 0) -> Apply:
+    """A call that returns: the callee keeps the other registers, and may write below the stack.
 
     Args:
-        scratch: registers that the ABI lets a callee change.
+        clobbered: registers that the callee may change.
         popped_bytes: what the callee's ``ret n`` takes off the caller's stack.
-        also_clobbered: registers this callee is known to change although the ABI forbids it
-            (such as the thunks that load the program counter into bx).
     """
 
     def apply(space: StateSpace, state: State) -> State:
         registers = list(state.registers)
-        for register in (*scratch, *also_clobbered):
+        for register in clobbered:
             registers[register] = OTHER
         pointer = registers[SP]
         slots = state.slots

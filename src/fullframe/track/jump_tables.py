@@ -4,8 +4,11 @@ GCC's and Clang's forms, x86-64 and i386:
 
 * a table of absolute addresses: ``jmp *table(,%rax,8)``, or the address loaded first;
 * a table of 32-bit distances from a base: ``movslq (%rdx,%rax,4), %rax; add %rdx, %rax;
-  jmp *%rax`` with the base in a register (x86-64), or relative to the global offset table in
-  ``%ebx`` (i386).
+  jmp *%rax`` with the base in a register (x86-64), or relative to the global offset table
+  (i386), whose address any register may hold;
+* a table of distances from a label of the function (computed ``goto``);
+* i386 hand-written code that makes the table's address from the program counter:
+  ``call thunk; add $table-., %ebx; add (%ebx,%ecx,4), %ebx; jmp *%ebx``.
 
 The code is read once, forward and without regard to branches, to learn which registers and
 spill slots hold the address of a table; compilers load it well before the jump. A table's
@@ -34,6 +37,8 @@ from fullframe.track.classify import _HARDWARE, _SIZE
 from fullframe.x86.registers import Machine
 
 _MOST_ENTRIES: Final = 8192
+#: Frames and structures are smaller than this; read-only data is farther from the GOT.
+_NEAR_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class TableReader:
             or None.
         got_address: what ``%ebx`` holds in i386 position-independent code, or None.
         is_target: whether an address can be the target of a jump of this function.
+        thunk: the registers into which the callee at an address loads its return address.
     """
 
     def __init__(
@@ -73,11 +79,13 @@ class TableReader:
         read: ReadWord,
         got_address: int | None,
         is_target: Callable[[int], bool],
+        thunk: Callable[[int], tuple[int, ...]] = lambda target: (),
     ) -> None:
         self._machine = machine
         self._read = read
         self._got = got_address
         self._is_target = is_target
+        self._thunk = thunk
 
     def find(self, code: bytes, begin: int) -> dict[int, list[int]]:
         """Return, for each indirect jump that was understood, its targets.
@@ -89,7 +97,7 @@ class TableReader:
         Returns:
             Offset of the jump from ``begin`` to target addresses, each once, in table order.
         """
-        reader = _Reading(self._machine, self._got if self._machine.bits == 32 else None)
+        reader = self._reading()
         jumps: dict[int, tuple[Known, int | None]] = {}
         for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
             if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
@@ -124,7 +132,7 @@ class TableReader:
         Returns:
             Target addresses, or None where this much code does not tell a bounded table.
         """
-        reader = _Reading(self._machine, self._got if self._machine.bits == 32 else None)
+        reader = self._reading()
         known = None
         for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
             if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
@@ -135,6 +143,10 @@ class TableReader:
             return None
         targets, whole = self._entries(known, bound, [])
         return targets if whole else None
+
+    def _reading(self) -> _Reading:
+        got = self._got if self._machine.bits == 32 else None
+        return _Reading(self._machine, got, self._thunk)
 
     def _entries(
         self, table: Known, bound: int | None, starts: list[int]
@@ -170,9 +182,14 @@ class TableReader:
 class _Reading:
     """What the registers and spill slots are known to hold, instruction by instruction."""
 
-    def __init__(self, machine: Machine, got: int | None) -> None:
+    def __init__(
+        self, machine: Machine, got: int | None, thunk: Callable[[int], tuple[int, ...]]
+    ) -> None:
         self.machine = machine
         self.got = got
+        self.thunk = thunk
+        self.mask = (1 << machine.bits) - 1
+        self._called_next = 0
         self.registers: dict[int, Known] = {}
         self.slots: dict[tuple[int, int], Known] = {}
         self.by_register: dict[int, Known] = {}
@@ -208,8 +225,15 @@ class _Reading:
                 for register in list(self.registers):
                     if register not in self.machine.callee_saved:
                         del self.registers[register]
+                if flow == FlowControl.CALL:
+                    self._read_program_counter(i)
             elif flow == FlowControl.CONDITIONAL_BRANCH and self._compared is not None:
                 self._bound, self._since_bound = self._compared + 1, 0
+            elif flow == FlowControl.INDIRECT_BRANCH:
+                # The next case: the bases are still there, this table's entry is not.
+                for register, known in list(self.registers.items()):
+                    if known.entry_bytes:
+                        del self.registers[register]
             elif flow in (FlowControl.RETURN, FlowControl.UNCONDITIONAL_BRANCH):
                 # What follows is reached from elsewhere: bases loaded once are still there.
                 self.registers = dict(self.by_register)
@@ -219,6 +243,9 @@ class _Reading:
             number = i.immediate(1) if kind not in (OpKind.REGISTER, OpKind.MEMORY) else None
             self._compared = number if number is not None and number < _MOST_ENTRIES else None
             return
+        if mnemonic == Mnemonic.SUB and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
+            number = i.immediate(1)  # Clang without optimisation compares by subtracting
+            self._compared = number if number < _MOST_ENTRIES else None
         if mnemonic == Mnemonic.AND and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
             number = i.immediate(1)
             if 0 < number < 256 and number & (number + 1) == 0:
@@ -229,6 +256,9 @@ class _Reading:
             self._store(i)
             return
         if i.op0_kind != OpKind.REGISTER or i.op0_register not in _HARDWARE:
+            return
+        if mnemonic == Mnemonic.POP and self._called_next == i.ip:
+            self.registers[_HARDWARE[i.op0_register]] = Known(i.ip)  # call 1f; 1: pop %reg
             return
         if mnemonic in (Mnemonic.TEST, Mnemonic.PUSH, Mnemonic.POP, Mnemonic.BT):
             return  # a pop belongs to an epilogue, and code after it is reached from elsewhere
@@ -241,6 +271,17 @@ class _Reading:
             if not value.entry_bytes:
                 self.by_register[target] = value
                 self.loaded.setdefault(target, {})[value.base] = None
+
+    def _read_program_counter(self, i: Instruction) -> None:
+        """Learn the register that a call of a program-counter thunk loads (i386)."""
+        if self.machine.bits != 32 or i.op0_kind != OpKind.NEAR_BRANCH32:
+            return
+        target = i.near_branch_target
+        if target == i.next_ip:
+            self._called_next = target
+            return
+        for register in self.thunk(target):
+            self.registers[register] = Known(i.next_ip)
 
     def _store(self, i: Instruction) -> None:
         key = self._slot(i)
@@ -260,7 +301,7 @@ class _Reading:
         return (number, i.memory_displacement) if number in (4, 5) else None
 
     def _value(self, i: Instruction, target: int) -> Known | None:
-        mnemonic, word = i.mnemonic, self.machine.word_bytes
+        mnemonic = i.mnemonic
         if mnemonic == Mnemonic.LEA:
             if i.is_ip_rel_memory_operand:
                 return Known(i.ip_rel_memory_address)
@@ -281,41 +322,57 @@ class _Reading:
             number = i.immediate(1)
             return Known(number)
         if mnemonic == Mnemonic.ADD:
-            return self._sum(i, target, word)
+            return self._sum(i, target)
         return None
 
-    def _sum(self, i: Instruction, target: int, word: int) -> Known | None:
+    def _sum(self, i: Instruction, target: int) -> Known | None:
         mine = self.registers.get(target)
         if i.op1_kind == OpKind.REGISTER:
-            theirs = self.registers.get(_HARDWARE.get(i.op1_register, -1))
-            if theirs is None and self.got is not None and _HARDWARE.get(i.op1_register) == 3:
-                theirs = Known(self.got)
+            number = _HARDWARE.get(i.op1_register)
+            theirs = self.registers.get(-1 if number is None else number)
+            if theirs is None and mine is not None and mine.entry_bytes:
+                theirs = self._got_in(number, mine)
+            elif mine is None and theirs is not None and theirs.entry_bytes:
+                mine = self._got_in(target, theirs)
         elif i.op1_kind == OpKind.MEMORY:
             theirs = self._indexed(i, 4)
             if mine is None and self.got is not None:
                 mine = Known(self.got)
+        elif mine is not None and not mine.entry_bytes:
+            return Known((mine.base + i.immediate(1)) & self.mask)
         else:
             return None
-        if mine is None or theirs is None:
-            return None
-        if mine.entry_bytes and not theirs.entry_bytes:
-            return Known(mine.base, mine.entry_bytes, theirs.base, mine.register)
-        if theirs.entry_bytes and not mine.entry_bytes:
-            return Known(theirs.base, theirs.entry_bytes, mine.base, theirs.register)
+        return self._entry_plus(mine, theirs, 0)
+
+    def _got_in(self, register: int | None, entry: Known) -> Known | None:
+        """Take the register that a table was found through to hold what it was taken to hold."""
+        if self.got is not None and register in (3, entry.register):
+            return Known(self.got)
         return None
 
-    def _lea_sum(self, i: Instruction) -> Known | None:
-        """Hand-written code adds the base with ``lea (%base,%entry), %target``."""
-        if i.memory_index_scale != 1 or i.memory_displacement != 0:
+    def _entry_plus(self, one: Known | None, other: Known | None, distance: int) -> Known | None:
+        """The sum of a table's entry and a base, in either order."""
+        if one is None or other is None:
             return None
-        pair = [
-            self.registers.get(_HARDWARE.get(register, -1))
-            for register in (i.memory_base, i.memory_index)
-        ]
-        for one, other in (pair, pair[::-1]):
-            if one is not None and other is not None and one.entry_bytes and not other.entry_bytes:
-                return Known(one.base, one.entry_bytes, other.base)
-        return None
+        if not one.entry_bytes:
+            one, other = other, one
+        if not one.entry_bytes or other.entry_bytes or one.added is not None:
+            return None
+        added = (other.base + distance) & self.mask
+        return Known(one.base, one.entry_bytes, added, one.register)
+
+    def _lea_sum(self, i: Instruction) -> Known | None:
+        """``lea distance(%base,%entry), %target``: a computed goto, or hand-written code."""
+        if i.memory_index_scale != 1:
+            return None
+        base, index = (_HARDWARE.get(register) for register in (i.memory_base, i.memory_index))
+        one = None if base is None else self.registers.get(base)
+        other = None if index is None else self.registers.get(index)
+        if one is None and other is not None and other.entry_bytes:
+            one = self._got_in(base, other)
+        elif other is None and one is not None and one.entry_bytes:
+            other = self._got_in(index, one)
+        return self._entry_plus(one, other, i.memory_displacement)
 
     def _size(self, i: Instruction) -> int:
         return RegisterExt.size(i.op0_register)
@@ -323,16 +380,24 @@ class _Reading:
     def _address(self, i: Instruction) -> int | None:
         """The constant part of a memory operand's address, where a register is known."""
         base = i.memory_base
-        mask = (1 << self.machine.bits) - 1
         if base == Register.NONE:
             return int(i.memory_displacement)
         if base in _HARDWARE:
             known = self.registers.get(_HARDWARE[base])
             if known is not None and not known.entry_bytes:
-                return (known.base + i.memory_displacement) & mask
-            if known is None and self.got is not None:
-                return (self.got + i.memory_displacement) & mask
+                return (known.base + i.memory_displacement) & self.mask
+            if known is None and self.got is not None and self._looks_like_got(i):
+                return (self.got + i.memory_displacement) & self.mask
         return None
+
+    def _looks_like_got(self, i: Instruction) -> bool:
+        """Guess that an unknown base holds the GOT's address.
+
+        It does where it is scaled into like a table, or where the operand reaches far below, to
+        where read-only data lies.
+        """
+        far_below = (1 << self.machine.bits) - i.memory_displacement
+        return i.memory_index_scale == 4 or _NEAR_BYTES < far_below < 1 << 31
 
     def _indexed(self, i: Instruction, entry_bytes: int) -> Known | None:
         if entry_bytes not in (4, 8):

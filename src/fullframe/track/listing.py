@@ -47,6 +47,8 @@ CALL_INSIDE: Final = 7  #: call of a place within the range (target offset)
 
 Event = tuple[int, int, Any]
 
+_NOP: Final = b"\x90"
+
 #: Instructions of a range longer than this are refused: bounds time on hostile input.
 _MOST_BYTES = 64 << 20
 
@@ -64,7 +66,7 @@ class Listing:
         targets: offset of each branch target within the range to its index.
         aliases: offsets within an instruction that branches enter past its prefix, to the
             index of that instruction.
-        stray: targets within the range that are no instruction's start, by source index.
+        stray: index of an instruction to the lowest target within it that is no start.
         equalities: index of a conditional jump to the registers that are equal when it is
             (not) taken: (on taken, one, other).
         padding: indices of instructions that only fill space.
@@ -111,6 +113,36 @@ def decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
     Returns:
         The listing; bytes that are no instruction become ``STOP`` events.
     """
+    listing = _decode(classifier, code, begin)
+    fill = _zero_fill(listing, code)
+    if not fill:
+        return listing
+    # Assembly that aligns with zeros: as instructions they swallow the first bytes of what
+    # follows. Each becomes an instruction of its own that only fills space.
+    patched = bytearray(code)
+    for first, last in fill:
+        patched[first:last] = _NOP * (last - first)
+    listing = _decode(classifier, bytes(patched), begin)
+    for first, last in fill:
+        index = bisect_left(listing.starts, first)
+        listing.padding.update(range(index, index + last - first))
+    return listing
+
+
+def _zero_fill(listing: Listing, code: bytes) -> list[tuple[int, int]]:
+    """Return the ranges of zeros that run into the middle of an instruction, up to a target."""
+    found = []
+    for index, target in listing.stray.items():
+        first = index
+        while first > 0 and not any(code[listing.starts[first - 1] : listing.starts[index]]):
+            first -= 1
+        begin = listing.starts[first]
+        if begin < target and not any(code[begin:target]):
+            found.append((begin, target))
+    return found
+
+
+def _decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
     bits = classifier.space.machine.bits
     relevance = classifier.relevance
     tracked_register = classifier.tracked_register
@@ -264,7 +296,7 @@ def _past_a_prefix(listing: Listing, code: bytes, bits: int, target: int) -> int
         if not instruction.is_invalid and target + instruction.len == following:
             listing.aliases[target] = index
             return index
-    listing.stray[index] = target
+    listing.stray[index] = min(target, listing.stray.get(index, target))
     return None
 
 
