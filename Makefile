@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(wildcard src tests scripts benchmarks)
 
-.PHONY: compare test check bench toolchain clean
+.PHONY: compare test check bench toolchain linux-objects clean
 
 compare: $(STAMP) toolchain
 	$(BIN)/fullframe compare
@@ -27,6 +27,10 @@ bench: $(STAMP) toolchain
 # looking takes a tenth of a second, and a toolchain can come and go.
 toolchain: $(STAMP)
 	@$(BIN)/python -m fullframe.toolchain --quiet || $(PIP_INSTALL) -r requirements/zig.txt
+
+# Linux 6.1's own entry code, for `fullframe entry prove` and its tests; never committed.
+linux-objects:
+	scripts/linux-objects.sh build/linux $(WHOLE)
 
 $(STAMP): pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || { \

@@ -32,10 +32,37 @@ from tests.cfi_check.judging import Row
 
 _REGISTERS_64 = tuple(
     getattr(x86, f"UC_X86_REG_{name}")
-    for name in "RAX RCX RDX RBX RSP RBP RSI RDI R8 R9 R10 R11 R12 R13 R14 R15".split()
+    for name in [
+        "RAX",
+        "RCX",
+        "RDX",
+        "RBX",
+        "RSP",
+        "RBP",
+        "RSI",
+        "RDI",
+        "R8",
+        "R9",
+        "R10",
+        "R11",
+        "R12",
+        "R13",
+        "R14",
+        "R15",
+    ]
 )
 _REGISTERS_32 = tuple(
-    getattr(x86, f"UC_X86_REG_{name}") for name in "EAX ECX EDX EBX ESP EBP ESI EDI".split()
+    getattr(x86, f"UC_X86_REG_{name}")
+    for name in [
+        "EAX",
+        "ECX",
+        "EDX",
+        "EBX",
+        "ESP",
+        "EBP",
+        "ESI",
+        "EDI",
+    ]
 )
 _XMM = tuple(getattr(x86, f"UC_X86_REG_XMM{number}") for number in range(8))
 

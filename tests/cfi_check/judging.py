@@ -17,7 +17,6 @@ from fullframe.cfi.check import FunctionResult, ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.describe import findings_of
 from fullframe.cfi.files import engine_for
-from fullframe.cfi.findings import Severity
 from fullframe.cfi.frames import Fde
 from fullframe.elf.image import Image
 from fullframe.errors import ToolFailedError
@@ -243,58 +242,79 @@ def judge(
     assembled: Assembled, chunks: Sequence[Chunk], mutants: Sequence[Mutant]
 ) -> list[Outcome]:
     """Compare every mutant with its original and with what the checker says of it."""
-    originals: dict[str, tuple[list[int], dict[tuple[int, int], Row]]] = {}
+    originals: dict[str, _Original] = {}
     for chunk, fdes in zip(chunks, assembled.fdes, strict=False):
         sections = sections_of(assembled.image, fdes)
         begins = bases_of(fdes, sections)
         places = reached(assembled, fdes, begins, sections)
-        originals[chunk.name] = (begins, rows_at(fdes, begins, places))
+        known = frozenset(_found(assembled, fdes, begins))
+        originals[chunk.name] = _Original(rows_at(fdes, begins, places), known)
     outcomes = []
     for mutant, fdes in zip(mutants, assembled.fdes[len(chunks) :], strict=True):
-        outcomes.append(_judge_one(assembled, originals[mutant.chunk.name][1], mutant, fdes))
+        outcomes.append(_judge_one(assembled, originals[mutant.chunk.name], mutant, fdes))
     return outcomes
 
 
+@dataclass(frozen=True)
+class _Original:
+    """Rows of a chunk that is as the compiler made it, and what is found in it even so."""
+
+    rows: dict[tuple[int, int], Row]
+    findings: frozenset[tuple[int, int, str]]
+
+
+def _found(assembled: Assembled, fdes: list[Fde], begins: list[int]) -> set[tuple[int, int, str]]:
+    """(section number, distance, code) of every byte that a finding covers."""
+    sections = sections_of(assembled.image, fdes)
+    order = list(dict.fromkeys(sections))
+    found = set()
+    for fde, section in zip(fdes, sections, strict=True):
+        base = order.index(section)
+        for finding in findings_of(assembled.checker, assembled.results[fde.begin]):
+            begin = finding.address - begins[base]
+            for offset in range(begin, begin + max(1, finding.end_address - finding.address)):
+                found.add((base, offset, finding.code))
+    return found
+
+
 def _judge_one(
-    assembled: Assembled, rows: dict[tuple[int, int], Row], mutant: Mutant, fdes: list[Fde]
+    assembled: Assembled, original: _Original, mutant: Mutant, fdes: list[Fde]
 ) -> Outcome:
     sections = sections_of(assembled.image, fdes)
-    begins = bases_of(fdes, sections)
     # Without its nop, the trampoline's procedure begins a byte later than the original's.
     lead = 1 if mutant.kind == "drop nop" else 0
-    begins = [begin - lead for begin in begins]
-    mine = rows_at(fdes, begins, rows)
-    changed = tuple(place for place, row in rows.items() if mine[place] != row)
-    codes, answers, found_at = set(), Counter[str](), []
-    for fde in fdes:
+    begins = [begin - lead for begin in bases_of(fdes, sections)]
+    order = list(dict.fromkeys(sections))
+    mine = rows_at(fdes, begins, original.rows)
+    changed = tuple(place for place, row in original.rows.items() if mine[place] != row)
+    found_at = _found(assembled, fdes, begins) - original.findings
+    answers = Counter[str]()
+    for fde, section in zip(fdes, sections, strict=True):
         result = assembled.results[fde.begin]
-        section = assembled.image.section_at(fde.begin)
-        assert section is not None
-        base = list(dict.fromkeys(sections)).index(section.index)
-        for finding in findings_of(assembled.checker, result):
-            if finding.severity is not Severity.MALFORMED:
-                codes.add(finding.code)
-                begin = finding.address - begins[base]
-                for offset in range(begin, begin + finding.end_address - finding.address):
-                    found_at.append((base, offset, finding.code))
+        base = order.index(section)
         for run in result.runs:
             for index in range(run.begin, run.end):
                 address = result.listing.begin + result.listing.starts[index]
                 if (base, address - begins[base]) in changed:
                     answers[run.verdict.answer.name.lower()] += 1
-        lead = (base, fde.begin - begins[base])
-        if result.listing.begin > fde.begin and lead in changed:
-            answers["proved" if result.tally[Answer.WRONG] == 0 else "wrong"] += 1
+        if result.listing.begin > fde.begin and (base, fde.begin - begins[base]) in changed:
+            answers["wrong" if result.tally[Answer.WRONG] else "proved"] += 1
     answers["not followed"] += len(changed) - sum(answers.values())
-    if codes:
+    if found_at:
         verdict = "killed"
     elif changed or mutant.kind in ROWLESS:
         verdict = "survived"
     else:
         verdict = "equivalent"
-    agreed = all(_agrees(assembled, fde) for fde in fdes)
     return Outcome(
-        mutant, verdict, changed, tuple(sorted(codes)), +answers, mine, tuple(found_at), agreed
+        mutant,
+        verdict,
+        changed,
+        tuple(sorted({code for _, _, code in found_at})),
+        +answers,
+        mine,
+        tuple(sorted(found_at)),
+        all(_agrees(assembled, fde) for fde in fdes),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 _DIRECTIVE = re.compile(r"\s*\.cfi_(\w+)\s*(.*?)\s*$")
 _LABEL = re.compile(r"([A-Za-z_.$][\w.$]*):\s*$")
@@ -27,11 +28,42 @@ _OTHER = frozenset({"startproc", "endproc", "sections", "personality", "lsda", "
 _NUMBERS_64 = {
     name: number
     for number, name in enumerate(
-        "rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split()
+        [
+            "rax",
+            "rdx",
+            "rcx",
+            "rbx",
+            "rsi",
+            "rdi",
+            "rbp",
+            "rsp",
+            "r8",
+            "r9",
+            "r10",
+            "r11",
+            "r12",
+            "r13",
+            "r14",
+            "r15",
+            "rip",
+        ]
     )
 } | {f"xmm{number}": 17 + number for number in range(16)}
 _NUMBERS_32 = {
-    name: number for number, name in enumerate("eax ecx edx ebx esp ebp esi edi eip".split())
+    name: number
+    for number, name in enumerate(
+        [
+            "eax",
+            "ecx",
+            "edx",
+            "ebx",
+            "esp",
+            "ebp",
+            "esi",
+            "edi",
+            "eip",
+        ]
+    )
 } | {f"xmm{number}": 21 + number for number in range(8)}
 
 
@@ -170,7 +202,7 @@ def _changes(chunk: Chunk, bits: int) -> Iterator[_Change]:
             changed = list(lines)
             changed[directive.line] = f"\t{text}"
             yield _kind_of_change(directive, text), f"{directive.text} -> {text}", tuple(changed)
-    for one, other in zip(directives, directives[1:], strict=False):
+    for one, other in pairwise(directives):
         if _of_one_procedure(lines, one.line, other.line):
             changed = list(lines)
             changed[one.line], changed[other.line] = lines[other.line], lines[one.line]

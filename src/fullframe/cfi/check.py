@@ -45,7 +45,7 @@ from fullframe.track.calls import Callees
 from fullframe.track.classify import Classifier
 from fullframe.track.flow import Flow, Follower
 from fullframe.track.listing import CALL, CALL_INSIDE, Listing, decode, is_filler
-from fullframe.track.state import State, StateSpace
+from fullframe.track.state import State, StateSpace, TooComplexError
 from fullframe.track.straight import StraightFlow, StraightFollower
 from fullframe.x86.registers import IP, Machine
 
@@ -188,6 +188,23 @@ class ImageChecker:
         """Follow one function and judge its rows; raises InputError if its bytes are missing."""
         body, rows, begin = self._parts(fde)
         trampoline = self._trampoline(fde, self.code.code_of(fde))
+        try:
+            return self._check_function(fde, body, rows, begin, trampoline)
+        except TooComplexError as error:
+            return self._given_up(fde, body, begin, str(error))
+
+    def _given_up(self, fde: Fde, body: bytes, begin: int, reason: str) -> FunctionResult:
+        """Return the result of a function that is beyond every bound of honest code."""
+        listing = decode(self.engine.coarse, body, begin)
+        total = len(listing.starts)
+        tally = dict.fromkeys(Answer, 0)
+        tally[Answer.CANNOT_TELL] = total
+        runs = [Run(0, total, Verdict(Answer.CANNOT_TELL), reason)] if total else []
+        return FunctionResult(fde, listing, runs, total, tally)
+
+    def _check_function(
+        self, fde: Fde, body: bytes, rows: ClaimRows, begin: int, trampoline: Trampoline | None
+    ) -> FunctionResult:
         if not self.thorough and trampoline is None:
             proved = self._prove_straight(fde, body, rows, begin)
             if proved is not None:
@@ -359,9 +376,9 @@ class ImageChecker:
     def _trampoline(self, fde: Fde, body: bytes) -> Trampoline | None:
         """Recognise a signal trampoline, whether the CIE says that it is one or not."""
         believed = fde.cie.is_signal_frame
-        if not believed and not any(call in body[:24] for call in _SYSTEM_CALLS):
+        if not believed and not any(call in body[:48] for call in _SYSTEM_CALLS):
             return None
-        return find_trampoline(self.engine.machine, body[:32], believed=believed)
+        return find_trampoline(self.engine.machine, body[:48], believed=believed)
 
     def _visit(
         self,
@@ -474,7 +491,7 @@ class ImageChecker:
             symbol is not None
             and symbol.address == fde.begin
             and symbol.kind == "func"
-            and symbol.binding == "global"
+            and symbol.binding in ("global", "weak")
             and ".cold" not in symbol.name
         )
 
@@ -490,14 +507,12 @@ class ImageChecker:
             left = sorted(set(context.excused) - tried)
             if not left:
                 break
-            offset = left[0]
-            tried.add(offset)
-            index = flow.listing.index_of(offset)
-            if index is None or any(
-                leader <= index < stop for leader, (_, stop) in flow.pieces.items()
-            ):
-                continue
-            follower.follow(flow, [(offset, state) for state in context.excused[offset]])
+            for offset in left:
+                tried.add(offset)
+                index = flow.listing.index_of(offset)
+                if index is not None and not flow.is_reached(index):
+                    states = context.excused[offset]
+                    follower.follow(flow, [(offset, state) for state in states])
 
     def _follow_premises(
         self, follower: Follower, flow: Flow, context: FunctionContext, body: bytes
@@ -506,47 +521,30 @@ class ImageChecker:
         listing = flow.listing
         total = len(listing.starts)
         unsolved: list[Run] = []
-        hopeless: set[int] = set()
-        for _ in range(total + 1):
-            gap = self._next_gap(flow, body, hopeless)
-            if gap is None:
-                break
-            begin, end = gap
-            offset = listing.starts[begin]
-            claim = context.claim_at(offset)
-            state = None if claim is None else premise(follower.space, claim)
-            if state is None:
-                reason = "no visible edge leads here, and the row cannot be taken as premise"
-                next_row = self._next_row(context, listing, offset, end)
-                unsolved.append(Run(begin, next_row, Verdict(Answer.CANNOT_TELL), reason))
-                hopeless.update(range(begin, next_row))
+        index = reached = 0
+        while index < total:
+            if index in flow.pieces:
+                reached = max(reached, flow.pieces[index][1])
+            if index < reached or self._is_padding(listing, index, body):
+                index += 1
                 continue
-            follower.follow(flow, [(offset, state)], assumed=True)
+            claim = context.claim_at(listing.starts[index])
+            state = None if claim is None else premise(follower.space, claim)
+            if state is not None:
+                follower.follow(flow, [(listing.starts[index], state)], assumed=True)
+                if index in flow.pieces:
+                    continue
+            end = index + 1
+            while (
+                end < total
+                and end not in flow.pieces
+                and context.claim_at(listing.starts[end]) is claim
+            ):
+                end += 1
+            reason = "no visible edge leads here, and the row cannot be taken as premise"
+            unsolved.append(Run(index, end, Verdict(Answer.CANNOT_TELL), reason))
+            index = end
         return unsolved
-
-    def _next_row(self, context: FunctionContext, listing: Listing, offset: int, end: int) -> int:
-        claim = context.claim_at(offset)
-        index = bisect_right(listing.starts, offset)
-        while index < end and context.claim_at(listing.starts[index]) is claim:
-            index += 1
-        return index
-
-    def _next_gap(self, flow: Flow, body: bytes, hopeless: set[int]) -> tuple[int, int] | None:
-        """Return the first (begin, end) of instructions that are unreached and not padding."""
-        position = 0
-        total = len(flow.listing.starts)
-        for leader in [*sorted(flow.pieces), total]:
-            if leader > position:
-                begin = position
-                while begin < leader and (
-                    begin in hopeless or self._is_padding(flow.listing, begin, body)
-                ):
-                    begin += 1
-                if begin < leader:
-                    return begin, leader
-            if leader < total:
-                position = max(position, flow.pieces[leader][1])
-        return None
 
     def _is_padding(self, listing: Listing, index: int, body: bytes) -> bool:
         if index in listing.padding:

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind, Register
 
 from fullframe.cfi.claims import Answer, Claim, ClaimBook
+from fullframe.cfi.code import NamedCode
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.lsda import CallSite, read_lsda
 from fullframe.elf.image import Image
@@ -24,17 +25,14 @@ from fullframe.x86.registers import SP, Machine
 ClaimRows = list[tuple[int, Claim]]
 
 
-class ImageCode:
+class ImageCode(NamedCode):
     """An image's code by FDE: names, ranges, words. Shared by all functions of the image."""
 
     def __init__(self, image: Image, fdes: list[Fde]) -> None:
-        self.image = image
+        super().__init__(image)
         self.fdes = fdes
         self._begins = [fde.begin for fde in fdes]
-        self._ranges = image.executable_ranges()
-        self._code: dict[int, bytes] = {}
         self.got = _got_address(image)
-        self._defined: dict[str, int] | None = None
 
     def covering(self, address: int) -> Fde | None:
         """Return the FDE whose range covers an address."""
@@ -59,60 +57,10 @@ class ImageCode:
         except FullframeError:
             return None
 
-    def first_bytes(self, target: int) -> bytes:
-        """Return up to 16 bytes of code at an address; none where the file holds none."""
-        for begin, end in self._ranges:
-            if begin <= target < end:
-                try:
-                    return bytes(self.image.read(target, min(16, end - target)))
-                except FullframeError:
-                    return b""
-        return b""
-
-    def callee_name(self, target: int) -> str | None:
-        """Return the name of the function at an address or behind the PLT stub there."""
-        behind = self.image.import_at_plt(target)
-        if behind is not None:
-            return behind
-        symbol = self.image.symbol_at(target)
-        return symbol.name if symbol is not None and symbol.address == target else None
-
-    def is_stub(self, target: int) -> bool:
-        """Return whether a PLT stub is at an address."""
-        return self.image.import_at_plt(target) is not None
-
-    def definition_of(self, target: int) -> int:
-        """Return where the image itself defines what a PLT stub at ``target`` leads to.
-
-        Another image may define it first, but what a symbol's definition promises (that it
-        never returns) was known to the compiler, and holds for any definition.
-        """
-        name = self.image.import_at_plt(target)
-        if name is None:
-            return target
-        if self._defined is None:
-            self._defined = {
-                symbol.name.split("@", 1)[0]: symbol.address
-                for symbol in self.image.function_symbols()
-            }
-        return self._defined.get(name.split("@", 1)[0], target)
-
     def in_lazy_plt(self, fde: Fde) -> bool:
         """Return whether an FDE is that of ``.plt``, whose stubs bind themselves."""
         section = self.image.section_at(fde.begin)
         return section is not None and section.name == ".plt"
-
-    def read_word(self, address: int, size_bytes: int) -> int | None:
-        """Return the unsigned number at an address, or None where there is none."""
-        try:
-            data = self.image.read(address, size_bytes)
-        except FullframeError:
-            return None
-        return int.from_bytes(data, "little")
-
-    def is_code(self, address: int) -> bool:
-        """Return whether an address lies in an executable section."""
-        return any(begin <= address < end for begin, end in self._ranges)
 
 
 #: Instructions before an indirect jump that usually tell its table.
@@ -378,6 +326,11 @@ class FunctionContext:
         distance right behind a call says that the callee popped them.
         """
         classifier = self._classifier
+        pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
+        if classifier.space.machine.bits == 32 and not pops_nothing:
+            popped_bytes = self._taken_back(listing, index, state)
+            if popped_bytes:
+                return classifier.call_that_pops(popped_bytes)
         following = index + 1
         while following + 1 < len(listing.starts) and self._is_filler(listing, following):
             following += 1
@@ -399,7 +352,6 @@ class FunctionContext:
         address = listing.begin + there
         if book.judge(space, returned, after, address).answer is Answer.PROVED:
             return usual
-        pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
         if space.machine.bits == 32 and following == index + 1 and not pops_nothing:
             for popped_bytes in range(4, 68, 4):
                 effect = classifier.call_that_pops(popped_bytes)
@@ -409,6 +361,30 @@ class FunctionContext:
         self.noreturn[index] = "shape of the CFI"
         self.excused.setdefault(there, set()).add(returned)
         return None
+
+    def _taken_back(self, listing: Listing, index: int, state: State) -> int:
+        """Return how many bytes the code right behind a call takes back after the callee's pop.
+
+        Clang keeps the stack pointer where it was by a ``sub`` behind the call of a function that
+        pops its arguments; the row behind the ``sub`` is then the row of the call.
+        """
+        if index + 2 >= len(listing.starts):
+            return 0
+        start, after = listing.starts[index + 1], listing.starts[index + 2]
+        instruction = Decoder(32, self._body[start:after]).decode()
+        if (
+            instruction.mnemonic != Mnemonic.SUB
+            or instruction.op0_register != Register.ESP
+            or instruction.op1_kind in (OpKind.REGISTER, OpKind.MEMORY)
+        ):
+            return 0
+        size = int(instruction.immediate(1))
+        claim = self.claim_at(listing.starts[index])
+        if not 4 <= size <= 64 or claim is None or self.claim_at(after) is not claim:
+            return 0
+        space = self._classifier.space
+        verdict = self._book.judge(space, state, claim, listing.begin + listing.starts[index])
+        return size if verdict.answer is Answer.PROVED else 0
 
     def _is_filler(self, listing: Listing, index: int) -> bool:
         start = listing.starts[index]

@@ -43,9 +43,9 @@ class Arrival:
         address: where it arrives.
         state: what holds there.
         coarse: the state is of the coarse space, in which ``OTHER`` may stand for anything.
-        astray: the jump is a ``switch``'s, or its bound check, and it does not bring what the FDE
-            says. Where the compiler knows that the check never fails, nothing is at the label:
-            it lies at the end of a part that has no code, where another function's begins.
+        astray: the jump does not bring what the FDE says, and may never be taken: it leads to a
+            label without code, at the end of a part where another function's begins, or by a
+            table that was read too far.
     """
 
     source: int
@@ -165,18 +165,25 @@ class Handover:
         space: StateSpace,
         rows_of: RowsOf,
     ) -> bool:
-        """Return whether a jump is a ``switch``'s that leads to a label without code."""
+        """Return whether a jump does not bring what the row there says, and need not.
+
+        A jump that is never taken leads to a label without code, at the end of a part, where the
+        next one begins. A table may have been read further than it goes.
+        """
         target, address = jump
         rows = rows_of(receiver)
-        if target != receiver.begin or not rows or rows[0][1].reads_ip:
+        distance = target - receiver.begin
+        claim = next((claim for offset, claim in reversed(rows) if offset <= distance), None)
+        if claim is None or claim.reads_ip:
             return False
         precise = self._space
         code = self._code.code_of(source)[address - source.begin :][:_BOUND_CHECK_BYTES]
-        if not is_switch(precise.machine.bits, code):
+        bits = precise.machine.bits
+        if target != receiver.begin and not is_switch(bits, code):
             return False
         if space is not precise:
             state = made_uncertain(precise, state)
-        return self._book.judge(precise, state, rows[0][1], target).answer is Answer.WRONG
+        return self._book.judge(precise, state, claim, target).answer is Answer.WRONG
 
     def _receiver(self, source: Fde, target: int, state: State, rows_of: RowsOf) -> Fde | None:
         """Return the FDE that a jump out of ``source`` carries its state into."""

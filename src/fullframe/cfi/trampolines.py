@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from iced_x86 import Decoder, Mnemonic, OpKind, Register
 
 from fullframe.cfi.premises import SIGNAL_FRAMES
+from fullframe.track.listing import is_filler
 from fullframe.x86.registers import Machine
 
 _ACCUMULATOR = (Register.EAX, Register.RAX)
@@ -46,7 +47,10 @@ def find_trampoline(machine: Machine, body: bytes, *, believed: bool) -> Trampol
     """
     # What stands at the begin may be the end of other code: a trampoline at the very begin is
     # looked for first, and only a nop is skipped as filling.
-    leads = (1, 0) if body[:1] == b"\x90" else (0, 1)
+    leads: tuple[int, ...] = (1, 0) if body[:1] == b"\x90" else (0, 1)
+    fill = _fill_bytes(machine, body)
+    if fill > 1:  # an alignment before the trampoline
+        leads = (fill, *leads)
     for lead in leads:
         number = _number_at(machine, body[lead : lead + 24], whole=True)
         if number is not None:
@@ -57,6 +61,16 @@ def find_trampoline(machine: Machine, body: bytes, *, believed: bool) -> Trampol
             if number is not None:
                 return Trampoline(lead, number)
     return None
+
+
+def _fill_bytes(machine: Machine, body: bytes) -> int:
+    """Return how many bytes at the begin only fill space."""
+    size = 0
+    for instruction in Decoder(machine.bits, body):
+        if not is_filler(machine.bits, body[size:]):
+            return size
+        size += instruction.len
+    return 0
 
 
 def _number_at(machine: Machine, body: bytes, *, whole: bool) -> int | None:

@@ -1,4 +1,4 @@
-"""``fullframe cfi``: check and show call-frame information."""
+"""``fullframe cfi``: check, show and write call-frame information."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the group's commands."""
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+    from fullframe.cli.cfi_write import FlagsParser, add_commands
+
+    commands = parser.add_subparsers(
+        metavar="COMMAND", title="commands", required=True, parser_class=FlagsParser
+    )
     check = commands.add_parser(
         "check",
         help="hold every rule of a binary's CFI against what its code does",
@@ -50,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     show.add_argument("function", nargs="?", metavar="FUNCTION", help="name or address")
     show.add_argument("--json", action="store_true", help="print one JSON object")
     show.set_defaults(handler=_show)
+    add_commands(commands)
 
 
 def _check(arguments: argparse.Namespace) -> int:

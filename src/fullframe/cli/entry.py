@@ -1,4 +1,4 @@
-"""``fullframe entry``: generate system-call entry code, and run it on an emulated CPU."""
+"""``fullframe entry``: generate system-call entry code, prove it, run it on an emulated CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fullframe.cli.entry_prove import add_prove
 from fullframe.cli.output import print_json
 from fullframe.cli.progress import run_progress
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK
@@ -41,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--build", action="store_true", help="assemble, compile and link them for the harness too"
     )
     generate.add_argument("--toolchain", metavar="KIND", help=_TOOLCHAIN_HELP)
+    add_prove(commands)
     run = _command(
         commands,
         "run",

@@ -14,6 +14,7 @@ from fullframe.errors import EXIT_OK, UsageError
 #: Rooms with a catalogue of diagnostics.
 _ROOMS = (
     "fullframe.cfi.diagnostics",
+    "fullframe.entry.prove.diagnostics",
     "fullframe.run.diagnostics",
     "fullframe.table.diagnostics",
 )

@@ -26,7 +26,8 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("compare", "compare", "compare the ways out on one system-call table"),
     ("table", "table", "show and lint system-call tables"),
     ("entry", "entry", "generate system-call entry code"),
-    ("cfi", "cfi", "check and show call-frame information"),
+    ("cfi", "cfi", "check, show and write call-frame information"),
+    ("toolchain", "toolchain", "probe assemblers, and assemble whatever they lack"),
     ("explain", "explain", "explain a diagnostic by its code"),
 )
 

@@ -48,6 +48,7 @@ _STORED: dict[int, dict[int, tuple[int, bool]]] = {
     },
     32: {
         1: (4, False),  # R_386_32
+        9: (4, False),  # R_386_GOTOFF, with the GOT taken to be at address 0
         2: (4, True),  # R_386_PC32
         4: (4, True),  # R_386_PLT32
         R_386_GOTOFF: (4, False),

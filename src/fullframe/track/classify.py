@@ -117,7 +117,10 @@ class Classifier:
         return self.intern(("call keeps", kept), lambda: fx.call(scratch))
 
     def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
-        """A call whose callee is seen to change these registers and no others."""
+        """A call of a thunk that loads these registers and changes nothing else.
+
+        Compilers know their own thunks, and keep other values in caller-clobbered registers.
+        """
         return self.intern(("call clobbers", registers), lambda: fx.call(registers))
 
     def equal_registers(self, one: int, other: int) -> Effect:
@@ -248,7 +251,7 @@ class Classifier:
             return False
         if i.mnemonic in (Mnemonic.OR, Mnemonic.ADD, Mnemonic.SUB, Mnemonic.XOR):
             return self._immediate(i, 1) == 0
-        return False
+        return i.mnemonic == Mnemonic.AND and self._immediate(i, 1) == -1
 
     # -- operands ----------------------------------------------------------------------------
 
@@ -414,7 +417,7 @@ def _add_or_sub(sign: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
         target = c._word(i, 0)
         if target is None:
-            return _keeps(0)(c, i)
+            return None
         number = c._immediate(i, 1)
         if number is not None:
             return _made(("add", target, sign * number), fx.add(target, sign * number))
@@ -438,23 +441,7 @@ def _increment(delta: int) -> Handler:
     return handler
 
 
-def _keeps(*neutral: int) -> Handler:
-    """Handle an operation on memory that changes nothing for these immediates.
-
-    Compilers write ``lock or $0, (%rsp)`` for a memory barrier: the slot keeps its value.
-    """
-
-    def handler(c: Classifier, i: Instruction) -> Made:
-        if i.op0_kind == OpKind.MEMORY and c._immediate(i, 1) in neutral:
-            return _NOTHING
-        return None
-
-    return handler
-
-
 def _and(c: Classifier, i: Instruction) -> Made:
-    if i.op0_kind == OpKind.MEMORY:
-        return _keeps(-1)(c, i)
     target, mask = c._word(i, 0), c._immediate(i, 1)
     if target is None or mask is None:
         return None
@@ -530,8 +517,6 @@ _HANDLERS: Final[dict[int, Handler]] = {
     Mnemonic.INC: _increment(1),
     Mnemonic.DEC: _increment(-1),
     Mnemonic.AND: _and,
-    Mnemonic.OR: _keeps(0),
-    Mnemonic.XOR: _keeps(0),
     Mnemonic.XCHG: _xchg,
     Mnemonic.LEAVE: _leave,
     Mnemonic.ENTER: _enter,

@@ -210,9 +210,15 @@ def load(target: int, memory: Memory) -> Apply:
 
     def apply(space: StateSpace, state: State) -> State:
         base, _, indexed = memory
-        if indexed and base is not None and space.precise:
+        if base is not None and space.precise:
             origin = state.registers[base]
-            if isinstance(origin, Address) and (origin.region, _SOMEWHERE) not in state.slots:
+            if isinstance(origin, Derived):
+                indexed, origin = True, origin.origin
+            if (
+                indexed
+                and isinstance(origin, Address)
+                and (origin.region, _SOMEWHERE) not in state.slots
+            ):
                 return _set(space, state, target, OTHER)
         return _set(space, state, target, state.word_at(place_of(space, state, memory)))
 
@@ -237,6 +243,14 @@ def store(memory: Memory, source: int | None, size_bytes: int) -> Apply:
     """``mov`` of a register (None: of something else) to memory."""
 
     def apply(space: StateSpace, state: State) -> State:
+        base = memory[0]
+        if (
+            base is not None
+            and source is not None
+            and space.precise
+            and isinstance(state.registers[base], Derived)
+        ):
+            return store_indexed(base, source)(space, state)
         value = OTHER if source is None else state.registers[source]
         return space.with_word(state, place_of(space, state, memory), size_bytes, value)
 

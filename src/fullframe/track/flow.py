@@ -25,7 +25,7 @@ from fullframe.track.listing import (
     JUMP,
     Listing,
 )
-from fullframe.track.state import State
+from fullframe.track.state import State, TooComplexError
 
 
 class Surroundings(Protocol):
@@ -87,6 +87,15 @@ class Flow:
     settled: frozenset[int] = frozenset()
     assuming: bool = False
 
+    def is_reached(self, index: int) -> bool:
+        """Return whether control has arrived at an instruction so far."""
+        if index in self.pieces:
+            return True
+        leaders = self.listing.leaders
+        position = bisect_left(leaders, index) - 1
+        piece = self.pieces.get(leaders[position]) if position >= 0 else None
+        return piece is not None and index < piece[1]
+
 
 class Follower:
     """Follows ranges of one machine.
@@ -118,7 +127,10 @@ class Follower:
         """
         listing = flow.listing
         flow.assuming = assumed
-        flow.settled = frozenset(flow.arriving) - flow.assumed if assumed else frozenset()
+        if not assumed:
+            flow.settled = frozenset()
+        elif not flow.assumed:  # the first premise; whatever more they reach is assumed
+            flow.settled = frozenset(flow.arriving)
         for offset, state in seeds:
             index = listing.index_of(offset)
             if index is not None:
@@ -132,8 +144,9 @@ class Follower:
             if index in pending:
                 pending.discard(index)
                 self._sweep(flow, index)
+        if pending and not budget:
+            raise TooComplexError("following the code does not come to an end")
         work.clear()
-        pending.clear()
 
     def _arrive(self, flow: Flow, source: int, target: int, state: State) -> None:
         current = flow.arriving.get(target)
@@ -160,13 +173,12 @@ class Follower:
         """A leader came to light within a piece: follow the piece again, up to the leader."""
         leaders = flow.listing.leaders
         position = bisect_left(leaders, index) - 1
-        if position < 0:
-            return
-        leader = leaders[position]
-        piece = flow.pieces.get(leader)
-        if piece is not None and piece[1] > index:
-            flow.pending.add(leader)
-            heappush(flow.work, leader)
+        # Pieces end at leaders, so that only the one before can reach across.
+        if position >= 0 and leaders[position] in flow.pieces:
+            leader = leaders[position]
+            if index < flow.pieces[leader][1]:
+                flow.pending.add(leader)
+                heappush(flow.work, leader)
 
     def _sweep(self, flow: Flow, leader: int) -> None:
         """Follow control from a leader, on through the leaders it falls into, to where it ends."""

@@ -18,6 +18,7 @@ lead to instructions; a table that holds anything else is not believed.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -39,6 +40,8 @@ from fullframe.x86.registers import Machine
 _MOST_ENTRIES: Final = 8192
 #: Frames and structures are smaller than this; read-only data is farther from the GOT.
 _NEAR_BYTES: Final = 4096
+#: Entries of all tables of one function.
+_MOST_ENTRIES_TOGETHER: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,11 @@ class TableReader:
                     jumps[instruction.ip - begin] = (known, reader.bound())
             reader.see(instruction)
         starts = sorted({known.base for known, _ in jumps.values()})
-        found = {}
+        found: dict[int, list[int]] = {}
+        left = _MOST_ENTRIES_TOGETHER
         for offset, (known, bound) in jumps.items():
+            if left <= 0:
+                break
             targets, whole = self._entries(known, bound, starts)
             if not whole and known.added == known.base:
                 # The register was loaded with another table on the path that leads here.
@@ -118,6 +124,7 @@ class TableReader:
                     if whole:
                         targets = other
                         break
+            left -= 1 + len(targets)
             if targets:
                 found[offset] = targets
         return found
@@ -157,7 +164,8 @@ class TableReader:
             targets = self._take(table, bound)
             if len(targets) == bound:
                 return list(dict.fromkeys(targets)), True
-        limit = next((start for start in starts if start > table.base), None)
+        following = bisect_right(starts, table.base)
+        limit = starts[following] if following < len(starts) else None
         count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
         return list(dict.fromkeys(self._take(table, count))), False
 

@@ -9,8 +9,9 @@ stand. No state is ever copied for an instruction.
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from fullframe.errors import EXIT_INPUT, FullframeError
 from fullframe.track.values import (
     CFA,
     CFA_REGION,
@@ -34,6 +35,20 @@ if TYPE_CHECKING:
     from fullframe.track.effects import Effect
 
 Slots = dict[tuple[Region, int], Value]
+
+#: New states that one function may have: far more than any honest function has.
+_MOST_NEW_STATES = 100_000
+#: Slots with something tracked that one state names. What does not fit is not known.
+_MOST_SLOTS = 256
+#: Stands for all the slots of a region that do not fit.
+_REST: Final = 1 << 49
+
+
+class TooComplexError(FullframeError):
+    """Code whose states go beyond every bound of honest code."""
+
+    exit_code = EXIT_INPUT
+
 
 #: States kept before the space starts afresh: bounds memory on hostile or enormous input.
 _MOST_STATES = 40_000
@@ -75,7 +90,9 @@ class State:
         """Return the word at an address: a tracked value, ``OTHER``, or a vague one."""
         if isinstance(place, Address):
             found = self.slots.get((place.region, place.offset_bytes))
-            return _unnamed(place.region) if found is None else found
+            if found is not None:
+                return found
+            return UNKNOWN if (place.region, _REST) in self.slots else _unnamed(place.region)
         return UNKNOWN if place in VAGUE or isinstance(place, Derived) else OTHER
 
 
@@ -104,21 +121,25 @@ class StateSpace:
         self.narrow_pointers = narrow_pointers
         self._states: dict[tuple[tuple[Value, ...], frozenset[Any]], State] = {}
         self.generation = 0
+        self._limit = _MOST_NEW_STATES
 
     def make(self, registers: tuple[Value, ...], slots: Slots) -> State:
         """Return the interned state of these registers and slots."""
         key = (registers, frozenset(slots.items()))
         found = self._states.get(key)
         if found is None:
+            if len(self._states) >= self._limit:
+                raise TooComplexError(f"more than {_MOST_NEW_STATES} states in one function")
             found = self._states[key] = State(registers, slots)
         return found
 
     def trim(self) -> None:
-        """Start afresh when the space has grown too large; for use between functions only."""
+        """Begin a function: start afresh where the space has grown too large."""
         if len(self._states) > _MOST_STATES:
             self._states.clear()
             self.generation += 1
             gc.collect()  # states refer to each other
+        self._limit = len(self._states) + _MOST_NEW_STATES
 
     def function_entry(self, pushed_words: int = 1) -> State:
         """Return the state at a function's first instruction.
@@ -234,7 +255,10 @@ class StateSpace:
             if key[0] is not region or key[1] >= offset + size_bytes or key[1] + word <= offset
         }
         if value is not OTHER and size_bytes == word:
-            slots[region, offset] = value
+            if len(slots) >= _MOST_SLOTS:
+                slots[region, _REST] = UNKNOWN
+            else:
+                slots[region, offset] = value
         elif len(slots) == len(state.slots):
             return state
         return self.make(state.registers, slots)

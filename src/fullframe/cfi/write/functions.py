@@ -1,0 +1,194 @@
+"""Which functions an image has, where nothing but its code and its symbols say so.
+
+Without FDEs a function is where something calls: a symbol of type function, a global symbol, or
+the target of a call. Local labels (NASM writes every one into the symbol table) are places within
+the function before them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from iced_x86 import Decoder, DecoderOptions, Mnemonic, OpKind
+
+from fullframe.cfi.code import NamedCode
+from fullframe.cfi.frames import Fde
+from fullframe.cfi.lsda import CallSite, read_lsda
+from fullframe.cfi.trampolines import find_trampoline
+from fullframe.elf.image import Image
+from fullframe.errors import FullframeError
+from fullframe.x86.registers import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A run of code that gets one FDE.
+
+    Attributes:
+        name: of its symbol.
+        begin: first address.
+        end: first address after it.
+        entered_by_call: a call (or the loader, or another object) can enter at ``begin``;
+            otherwise only jumps lead here, and bring a frame with them (a cold part).
+        signal_return: the system-call number of a signal trampoline; None for a function.
+        lsda: address of the language-specific data of the FDE that is there already, if any.
+    """
+
+    name: str
+    begin: int
+    end: int
+    entered_by_call: bool = True
+    signal_return: int | None = None
+    lsda: int | None = None
+
+
+def functions_of_fdes(image: Image, fdes: Sequence[Fde]) -> list[Function]:
+    """Return one function for each FDE, by address.
+
+    A signal trampoline's FDE may begin one byte before its code (unwinders look one byte before
+    the return address); the function then begins at the code.
+    """
+    found = []
+    for fde in fdes:
+        if fde.end <= fde.begin:
+            continue
+        begin, number = fde.begin, None
+        if fde.cie.is_signal_frame:
+            body = _first_bytes(image, fde.begin, fde.end)
+            trampoline = find_trampoline(image.machine, body, believed=True)
+            if trampoline is not None:
+                begin, number = fde.begin + trampoline.lead_bytes, trampoline.number
+        symbol = image.symbol_at(begin)
+        name = symbol.name if symbol is not None and symbol.address == begin else ""
+        found.append(
+            Function(
+                name or image.place(begin), begin, fde.end, not is_cold(name), number, fde.lsda
+            )
+        )
+    return sorted(found, key=lambda function: function.begin)
+
+
+def functions_of_symbols(image: Image) -> list[Function]:
+    """Find the functions of an image from its symbols and its direct calls.
+
+    Returns:
+        Functions by address, none overlapping; the fill between two (``nop`` and the like at the
+        end of a function) belongs to the one before, as in compilers' output with no sizes.
+    """
+    begins: dict[int, tuple[str, bool]] = {}
+    sizes: dict[int, int] = {}
+    named: dict[int, str] = {}
+    for symbol in image.function_symbols():
+        named.setdefault(symbol.address, symbol.name)
+        if symbol.kind in ("func", "ifunc") or symbol.binding in ("global", "weak"):
+            known = begins.get(symbol.address)
+            if known is None or known[1]:
+                begins[symbol.address] = (symbol.name, is_cold(symbol.name))
+            sizes[symbol.address] = max(sizes.get(symbol.address, 0), symbol.size_bytes)
+    ranges = image.executable_ranges()
+    for target in sorted(_called(image, ranges)):
+        if target in named:
+            begins.setdefault(target, (named[target], False))
+    starts = sorted(begins)
+    found = []
+    for position, begin in enumerate(starts):
+        limit = image.executable_end(begin)
+        if limit is None:
+            continue
+        if position + 1 < len(starts):
+            limit = min(limit, starts[position + 1])
+        size = sizes.get(begin, 0)
+        end = min(begin + size, limit) if size else limit
+        name, cold = begins[begin]
+        number = signal_return_number(image, begin, end)
+        found.append(Function(name, begin, end, not cold, number))
+    return found
+
+
+def is_cold(name: str) -> bool:
+    """Return whether a name is that of the cold part that GCC or Clang split off a function."""
+    return ".cold" in name
+
+
+def signal_return_number(image: Image, begin: int, end: int) -> int | None:
+    """Return the system-call number of a signal trampoline at ``begin``; None if it is none."""
+    body = _first_bytes(image, begin, end)
+    trampoline = find_trampoline(image.machine, body, believed=False)
+    return trampoline.number if trampoline is not None and not trampoline.lead_bytes else None
+
+
+def _first_bytes(image: Image, begin: int, end: int) -> bytes:
+    try:
+        return bytes(image.read(begin, max(0, min(48, end - begin))))
+    except FullframeError:
+        return b""
+
+
+def _called(image: Image, ranges: list[tuple[int, int]]) -> set[int]:
+    """Return the targets of all direct calls within the executable ranges."""
+    found: set[int] = set()
+    for begin, end in ranges:
+        code = bytes(image.read(begin, end - begin))
+        for instruction in Decoder(image.machine.bits, code, DecoderOptions.NONE, begin):
+            if instruction.mnemonic == Mnemonic.CALL and instruction.op0_kind in (
+                OpKind.NEAR_BRANCH32,
+                OpKind.NEAR_BRANCH64,
+            ):
+                target = instruction.near_branch_target
+                # `call 1f; 1: pop` reads the program counter: no function.
+                if target != instruction.next_ip:
+                    found.add(target)
+    return found
+
+
+class CodeMap(NamedCode):
+    """An image's code by function: what the tracker asks of a callee.
+
+    Args:
+        image: the image.
+        functions: by address, none overlapping.
+    """
+
+    def __init__(self, image: Image, functions: Sequence[Function]) -> None:
+        super().__init__(image)
+        self.functions = list(functions)
+        self._begins = [function.begin for function in self.functions]
+
+    @property
+    def machine(self) -> Machine:
+        """The image's machine."""
+        return self.image.machine
+
+    @property
+    def got(self) -> int | None:
+        """Address of the global offset table; 0 in an object, as its relocations are applied."""
+        return 0 if self.image.is_relocatable else self.image.got_address
+
+    def covering(self, address: int) -> Function | None:
+        """Return the function whose range covers an address."""
+        position = bisect_right(self._begins, address) - 1
+        if position >= 0 and address < self.functions[position].end:
+            return self.functions[position]
+        return None
+
+    def code_at(self, target: int) -> tuple[int, bytes] | None:
+        """Return (``target``, the code from there to its function's end), if it is here."""
+        function = self.covering(target)
+        if function is None:
+            return None
+        try:
+            return target, bytes(self.image.read(target, function.end - target))
+        except FullframeError:
+            return None
+
+    def call_sites(self, function: Function) -> list[CallSite]:
+        """Return the call sites of a function's LSDA by address; none without one."""
+        if function.lsda is None:
+            return []
+        try:
+            lsda = read_lsda(self.image, function.lsda, function.begin)
+        except FullframeError:
+            return []
+        return sorted(lsda.call_sites, key=lambda site: site.begin)

@@ -1,0 +1,102 @@
+"""``fullframe toolchain``: what the assemblers of this machine can do, and building despite it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from fullframe.cli.cfi_write import FlagsParser
+from fullframe.errors import EXIT_OK, EXIT_TOOL_MISSING, ToolMissingError
+
+if TYPE_CHECKING:
+    from fullframe.toolchain.probe import Probed
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the group's commands."""
+    commands = parser.add_subparsers(
+        metavar="COMMAND", title="commands", required=True, parser_class=FlagsParser
+    )
+    probe = commands.add_parser(
+        "probe",
+        help="try every CFI directive on every assembler that is there",
+        description="Finds GNU as, clang, llvm-mc, NASM, YASM and zig, and finds out by trial "
+        "which CFI directives each takes and gets right. What was found is remembered for each "
+        "program; nothing that is built is executed. Exit code 4 if there is no assembler.",
+    )
+    probe.add_argument("--json", action="store_true", help="print one JSON object")
+    probe.add_argument("--no-cache", action="store_true", help="try again, and remember nothing")
+    probe.set_defaults(handler=_probe)
+    build: FlagsParser = commands.add_parser(
+        "assemble",
+        help="assemble a source, whatever CFI directives the assembler lacks",
+        description="Assembles FILE. Where the assembler lacks a CFI directive that FILE uses, "
+        "--cfi says what is done: require (fail, and say which version is needed), drop (build "
+        "without CFI), or encode (write it as data).",
+        usage="%(prog)s [-h] -o OUT [--assembler PROGRAM] [--cfi POLICY] FILE [-- FLAGS]",
+    )
+    build.takes_flags = True
+    build.add_argument("file", metavar="FILE", help="an assembly source")
+    build.add_argument("-o", "--output", metavar="OUT", required=True, help="the object")
+    build.add_argument("--assembler", metavar="PROGRAM", help="default: the first that is there")
+    build.add_argument(
+        "--cfi", choices=("require", "drop", "encode"), default="require", help="default: require"
+    )
+    build.set_defaults(handler=_assemble)
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from fullframe.report.toolchain import probe_json, write_probe
+
+    found = _probe_all(use_cache=not arguments.no_cache)
+    if arguments.json:
+        json.dump(probe_json(found), sys.stdout, indent=1)
+        print()
+    else:
+        write_probe(sys.stdout, found)
+    if not found:
+        print("fullframe: no assembler found\n  next: apt-get install binutils", file=sys.stderr)
+        return EXIT_TOOL_MISSING
+    return EXIT_OK
+
+
+def _probe_all(*, use_cache: bool) -> list[Probed]:
+    from fullframe.cfi.write.row_text import row_text
+    from fullframe.toolchain.probe import find_assemblers, probe
+
+    return [probe(tool, row_text, use_cache=use_cache) for tool in find_assemblers()]
+
+
+def _assemble(arguments: argparse.Namespace) -> int:
+    from fullframe.cfi.write.policy import build
+    from fullframe.cfi.write.source import Assembler, AssemblySource, read_text
+    from fullframe.toolchain.find import find_toolchain
+
+    found = _probe_all(use_cache=True)
+    chosen = _choose(arguments.assembler, found)
+    text = read_text(arguments.file)
+    assembler = Assembler(find_toolchain(), tuple(arguments.flags))
+    source = AssemblySource(arguments.file, text, assembler)
+    built = build(source, arguments.output, chosen, arguments.cfi, found)
+    if built.lacking:
+        print(
+            f"{arguments.file}: CFI {built.action}: {chosen.tool.path} does not get right "
+            f"{', '.join(built.lacking)}",
+            file=sys.stderr,
+        )
+    return EXIT_OK
+
+
+def _choose(wanted: str | None, found: list[Probed]) -> Probed:
+    from pathlib import Path
+
+    names = ", ".join(item.tool.path for item in found) or "none"
+    for item in found:
+        if wanted is None or wanted in (item.tool.path, Path(item.tool.path).name, item.tool.kind):
+            return item
+    raise ToolMissingError(
+        f"no assembler {wanted or ''} was found; there are: {names}\n"
+        "  next: name one of these, or install it"
+    )
