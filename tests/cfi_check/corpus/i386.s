@@ -205,16 +205,16 @@ framed_early:
 	.size	framed_early, .-framed_early
 
 # The thunk that loads the program counter, and its use.
-	.globl	get_pc_ebx
-	.type	get_pc_ebx, @function
+	.globl	__x86.get_pc_thunk.bx
+	.type	__x86.get_pc_thunk.bx, @function
 	.p2align 4
-get_pc_ebx:
+# As compilers write it: its callers know that it loads ebx, and no rule says so.
+__x86.get_pc_thunk.bx:
 	.cfi_startproc
 	movl	(%esp), %ebx
-	.cfi_undefined %ebx
 	ret
 	.cfi_endproc
-	.size	get_pc_ebx, .-get_pc_ebx
+	.size	__x86.get_pc_thunk.bx, .-__x86.get_pc_thunk.bx
 
 	.globl	uses_thunk
 	.type	uses_thunk, @function
@@ -224,7 +224,7 @@ uses_thunk:
 	pushl	%ebx
 	.cfi_def_cfa_offset 8
 	.cfi_offset %ebx, -8
-	call	get_pc_ebx
+	call	__x86.get_pc_thunk.bx
 	addl	$16, %ebx
 	movl	%ebx, %eax
 	popl	%ebx
