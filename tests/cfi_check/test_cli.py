@@ -354,6 +354,30 @@ def test_show_json_and_by_address(capsys):
         assert json.loads(capsys.readouterr().out)["functions"] == [function]
 
 
+def test_show_does_not_depend_on_what_was_checked_before(capsys, check):
+    """States that are known to be proved are shown one by one like any others."""
+    main(["cfi", "show", "right.o"])
+    alone = capsys.readouterr().out
+    assert ".text+0x1  mov %edi, %ebx  rsp+16         rsp+16         rbx: itself, CFA-16" in alone
+    check("wrong.o")
+    main(["cfi", "show", "right.o"])
+    assert capsys.readouterr().out == alone
+
+
+def test_a_second_function_with_the_states_of_the_first(capsys, folder):
+    begin, end = small.RIGHT.index("\t.type"), small.RIGHT.index("\t.size")
+    twin = small.RIGHT[begin:end].replace("right", "twin")
+    small.assemble(small.RIGHT + "\t.text\n" + twin, folder / "twins.o")
+    assert main(["cfi", "show", "twins.o", "--json"]) == 0
+    functions = json.loads(capsys.readouterr().out)["functions"]
+    first, second = (
+        [(one["cfa_actual"], one["registers"]) for one in function["instructions"]]
+        for function in functions
+    )
+    assert [cfa for cfa, _ in first] == ["rsp+8", "rsp+16", "rsp+16", "rsp+16", "rsp+8"]
+    assert second == first
+
+
 def test_show_and_check_agree(check, capsys):
     """What check counts and finds is what show marks, boundary by boundary."""
     _, out, _ = check("wrong32.o", "wrong.o", "--json")
