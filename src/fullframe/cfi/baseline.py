@@ -35,7 +35,14 @@ def read_baseline(path: str) -> Counter[str]:
         if data["schema"] != BASELINE_SCHEMA or not isinstance(known, dict):
             raise ValueError(f"schema {data.get('schema')!r}")
         counts = Counter({str(key): int(number) for key, number in known.items()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise InputError(
             Place(path),
             f"not a baseline: {error}",
@@ -48,8 +55,9 @@ def read_baseline(path: str) -> Counter[str]:
 def baseline_text(findings: Iterable[Finding]) -> str:
     """Return the baseline of these findings; the same findings give the same text."""
     counts = Counter(_key(finding) for finding in findings)
+    # All ASCII: a path that is no text has no other form that can be written.
     body = {"schema": BASELINE_SCHEMA, "known": dict(sorted(counts.items()))}
-    return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(body, indent=1) + "\n"
 
 
 def new_findings(findings: Iterable[Finding], known: Counter[str]) -> list[Finding]:

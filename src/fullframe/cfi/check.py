@@ -605,7 +605,9 @@ class ImageChecker:
         known = state.verdicts.get(claim)
         if known is PROVED and not assumed:
             last = runs[-1] if runs else None
-            if last is not None and last.verdict is PROVED and last.end == begin:
+            mergeable = last is not None and last.verdict is PROVED and last.end == begin
+            # Whoever shows states must be given each, however often it was proved before.
+            if last is not None and mergeable and (last.state is state or not self.thorough):
                 last.end = end
             else:
                 runs.append(Run(begin, end, PROVED, "", state, claim))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,5 +95,5 @@ def _uri(path: str) -> str:
     from urllib.parse import quote
 
     if PurePosixPath(path).is_absolute():
-        return "file://" + quote(path)
-    return quote(path)
+        return "file://" + quote(os.fsencode(path))
+    return quote(os.fsencode(path))  # a path may be bytes that are no text
