@@ -217,7 +217,9 @@ class ImageChecker:
             doubted = self._visit(
                 fde, body, rows, self.engine.precise, begin, trampoline, doubt_calls=True
             )
-            if doubted.boundaries == result.boundaries and not self._paths_disagree(doubted):
+            # The filler behind such a call is then reached by nothing, and is not counted.
+            unseen = doubted.tally[Answer.ASSUMED] - result.tally[Answer.ASSUMED]
+            if unseen <= 0 and not self._paths_disagree(doubted):
                 result = doubted
         if trampoline is not None and begin > fde.begin:
             self._judge_lead(result, trampoline, rows)
