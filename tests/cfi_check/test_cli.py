@@ -445,3 +445,11 @@ def test_an_unknown_code(capsys):
     assert captured.out == ""
     assert captured.err.startswith("fullframe: FF-C009: no such diagnostic; there are ")
     assert "FF-C0" in captured.err.partition("there are")[2]
+
+
+@pytest.mark.parametrize("target", ["none/known.json", "."])
+def test_a_baseline_that_cannot_be_written(check, target):
+    code, out, err = check("wrong.o", "--write-baseline", target)
+    assert (code, out) == (3, "")
+    assert err.startswith("fullframe: ")
+    assert "Traceback" not in err

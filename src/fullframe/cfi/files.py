@@ -5,11 +5,13 @@ One bad file never ends the run: its report carries the error.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from fullframe.cfi.check import Engine, check_image
@@ -121,17 +123,45 @@ def check_files(
             if progress is not None:
                 progress(reports[path], sizes[path])
     else:
-        with ProcessPoolExecutor(max_workers=min(jobs, len(order))) as pool:
-            futures = {pool.submit(check_file, path): path for path in order}
-            for future in as_completed(futures):
-                path = futures[future]
-                try:
-                    reports[path] = future.result()
-                except (OSError, MemoryError) as error:
-                    reports[path] = FileReport(path, error=f"{path}: {error}")
-                if progress is not None:
-                    progress(reports[path], sizes[path])
+        for report in _in_processes(order, min(jobs, len(order))):
+            reports[report.path] = report
+            if progress is not None:
+                progress(report, sizes[report.path])
     return [reports[path] for path in paths]
+
+
+def _in_processes(paths: Sequence[str], jobs: int) -> Iterator[FileReport]:
+    """Check files in several processes; yield the reports as they are done.
+
+    A killed process (out of memory, as a rule) takes the whole pool with it: what it had not done
+    is then checked one file at a time, each in a process of its own, and only the file whose own
+    process is killed counts as not read.
+    """
+    left = dict.fromkeys(paths)
+    with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(max_workers=jobs) as pool:
+        futures = {pool.submit(check_file, path): path for path in paths}
+        for future in as_completed(futures):
+            report = _result(future, futures[future])
+            del left[futures[future]]
+            yield report
+    for path in left:
+        try:
+            with ProcessPoolExecutor(max_workers=1) as pool:
+                report = _result(pool.submit(check_file, path), path)
+        except BrokenProcessPool:
+            report = FileReport(
+                path,
+                error=f"{path}: the process that checked it was killed"
+                "\n  next: see whether memory ran out, and check with fewer --jobs",
+            )
+        yield report
+
+
+def _result(future: Future[FileReport], path: str) -> FileReport:
+    try:
+        return future.result()
+    except (OSError, MemoryError) as error:
+        return FileReport(path, error=f"{path}: {error}")
 
 
 def _size(path: str) -> int:
