@@ -24,6 +24,10 @@ from fullframe.x86.registers import SP, Machine
 ClaimRows = list[tuple[int, Claim]]
 
 
+#: No more of a callee is of interest to :class:`fullframe.track.calls.Callees`.
+_LARGEST_CALLEE_BYTES = 1 << 16
+
+
 class ImageCode:
     """An image's code by FDE: names, ranges, words. Shared by all functions of the image."""
 
@@ -51,7 +55,7 @@ class ImageCode:
     def code_at(self, target: int) -> tuple[int, bytes] | None:
         """Return (``target``, code) from ``target`` to the end of the function there."""
         fde = self.covering(target)
-        if fde is None:
+        if fde is None or fde.end - target > _LARGEST_CALLEE_BYTES:
             return None
         try:
             return target, bytes(self.image.read(target, fde.end - target))

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from fullframe.cfi.check import Engine, check_image
@@ -43,15 +44,14 @@ def check_file(path: str) -> FileReport:
     except FullframeError as error:
         return FileReport(path, seconds=time.perf_counter() - began, error=str(error))
     except RecursionError:
-        return FileReport(
-            path,
-            seconds=time.perf_counter() - began,
-            error=f"{path}: nested too deeply to be followed",
-        )
+        error_text = f"{path}: nested too deeply to be followed"
+    except MemoryError:
+        error_text = f"{path}: not enough memory to check it"
     finally:
         gc.collect(1)  # the image refers to its readers, and they to it
         if collecting:
             gc.enable()
+    return FileReport(path, seconds=time.perf_counter() - began, error=error_text)
 
 
 def expand(paths: Iterable[str]) -> list[str]:
@@ -115,23 +115,52 @@ def check_files(
     order = sorted(paths, key=lambda path: -sizes[path])
     jobs = jobs or len(os.sched_getaffinity(0))
     reports: dict[str, FileReport] = {}
-    if jobs == 1 or len(order) <= 1:
+
+    def done(path: str, report: FileReport) -> None:
+        reports[path] = report
+        if progress is not None:
+            progress(report, sizes[path])
+
+    if jobs == 1 or len(order) == 1:
         for path in order:
-            reports[path] = check_file(path)
-            if progress is not None:
-                progress(reports[path], sizes[path])
+            done(path, check_file(path))
     else:
-        with ProcessPoolExecutor(max_workers=min(jobs, len(order))) as pool:
-            futures = {pool.submit(check_file, path): path for path in order}
-            for future in as_completed(futures):
-                path = futures[future]
-                try:
-                    reports[path] = future.result()
-                except (OSError, MemoryError) as error:
-                    reports[path] = FileReport(path, error=f"{path}: {error}")
-                if progress is not None:
-                    progress(reports[path], sizes[path])
+        _check_in_pool(order, min(jobs, len(order)), done)
+        # A process that is killed takes the whole pool with it, and nobody knows over which file.
+        for path in order:
+            if path not in reports:
+                _check_in_pool([path], 1, done)
+                if path not in reports:
+                    done(path, _killed(path))
     return [reports[path] for path in paths]
+
+
+def _check_in_pool(
+    paths: Sequence[str], jobs: int, done: Callable[[str, FileReport], None]
+) -> None:
+    """Check files in processes; those that a broken pool leaves over are left out."""
+    with ProcessPoolExecutor(max_workers=jobs) as pool:
+        futures = {}
+        try:
+            futures = {pool.submit(check_file, path): path for path in paths}
+        except BrokenProcessPool:
+            return
+        for future in as_completed(futures):
+            path = futures[future]
+            try:
+                done(path, future.result())
+            except BrokenProcessPool:
+                continue
+            except (OSError, MemoryError) as error:
+                done(path, FileReport(path, error=f"{path}: {error}"))
+
+
+def _killed(path: str) -> FileReport:
+    return FileReport(
+        path,
+        error=f"{path}: the process that checked it was killed\n"
+        "  next: look for the out-of-memory killer in the kernel's log; check it alone",
+    )
 
 
 def _size(path: str) -> int:
