@@ -179,7 +179,8 @@ class ImageChecker:
         self.fdes = _distinct(self.tables)
         self.code = ImageCode(image, self.fdes)
         self._called: frozenset[int] = frozenset()
-        self.callees = Callees(self.code, self.engine.coarse)
+        code_bytes = sum(end - begin for begin, end in image.executable_ranges())
+        self.callees = Callees(self.code, self.engine.coarse, code_bytes)
         self.handover = Handover(self.code, self.engine.book, self.engine.precise.space)
 
     # -- one function ------------------------------------------------------------------------
@@ -620,6 +621,16 @@ class ImageChecker:
             verdict = book.judge(space, state, claim, address)
             if assumed and verdict.answer is Answer.PROVED:
                 verdict = _ASSUMED
+            last = runs[-1] if runs else None
+            if (
+                last is not None
+                and last.end == index
+                and last.verdict is verdict
+                and last.state is state
+                and last.claim is claim
+            ):
+                last.end = index + step
+                continue
             reason = "" if verdict is PROVED else _reason(verdict)
             runs.append(Run(index, index + step, verdict, reason, state, claim))
 
@@ -673,13 +684,21 @@ def _reason(verdict: Verdict) -> str:
 
 
 def _distinct(tables: list[FrameTable]) -> list[Fde]:
-    """Return the FDEs of all sections by address; ``.eh_frame`` wins over ``.debug_frame``."""
+    """Return the FDEs of all sections by address; ``.eh_frame`` wins over ``.debug_frame``.
+
+    One that begins within another is left out: reading has reported it, and following the same
+    code for each of a thousand such FDEs would not end.
+    """
     found: dict[int, Fde] = {}
     for table in tables:
         for fde in table.fdes:
             if fde.end > fde.begin:
                 found.setdefault(fde.begin, fde)
-    return [found[begin] for begin in sorted(found)]
+    distinct: list[Fde] = []
+    for begin in sorted(found):
+        if not distinct or begin >= distinct[-1].end:
+            distinct.append(found[begin])
+    return distinct
 
 
 def check_image(image: Image, engine: Engine | None = None) -> FileReport:
@@ -717,16 +736,17 @@ def check_image(image: Image, engine: Engine | None = None) -> FileReport:
 
 def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:
     name = checker.image.function_name(result.fde.begin)
-    return [
-        Doubtful(
-            run.reason,
-            name,
-            result.listing.begin + result.listing.starts[run.begin],
-            run.end - run.begin,
-        )
-        for run in result.runs
-        if run.verdict.answer in (Answer.ASSUMED, Answer.CANNOT_TELL)
-    ]
+    found: list[Doubtful] = []
+    end = -1
+    for run in result.runs:
+        if run.verdict.answer in (Answer.ASSUMED, Answer.CANNOT_TELL):
+            if found and run.begin == end and found[-1].reason == run.reason:
+                found[-1].boundaries += run.end - run.begin
+            else:
+                address = result.listing.begin + result.listing.starts[run.begin]
+                found.append(Doubtful(run.reason, name, address, run.end - run.begin))
+            end = run.end
+    return found
 
 
 __all__ = [

@@ -25,6 +25,10 @@ from fullframe.x86.registers import SP, Machine
 ClaimRows = list[tuple[int, Claim]]
 
 
+#: No more of a callee is of interest to :class:`fullframe.track.calls.Callees`.
+_LARGEST_CALLEE_BYTES = 1 << 16
+
+
 class ImageCode(NamedCode):
     """An image's code by FDE: names, ranges, words. Shared by all functions of the image."""
 
@@ -50,7 +54,7 @@ class ImageCode(NamedCode):
     def code_at(self, target: int) -> tuple[int, bytes] | None:
         """Return (``target``, code) from ``target`` to the end of the function there."""
         fde = self.covering(target)
-        if fde is None:
+        if fde is None or fde.end - target > _LARGEST_CALLEE_BYTES:
             return None
         try:
             return target, bytes(self.image.read(target, fde.end - target))

@@ -214,7 +214,7 @@ def malformed(image: Image, tables: list[FrameTable]) -> list[Finding]:
     """Turn malformed entries, and a header that disagrees with its table, into findings."""
     found = []
     for table in tables:
-        for problem in table.problems:
+        for problem in table.all_problems():
             found.append(
                 _plain(image, "FF-C010", problem.offset, table.section_name, problem.message)
             )

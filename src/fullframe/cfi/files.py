@@ -45,15 +45,14 @@ def check_file(path: str) -> FileReport:
     except FullframeError as error:
         return FileReport(path, seconds=time.perf_counter() - began, error=str(error))
     except RecursionError:
-        return FileReport(
-            path,
-            seconds=time.perf_counter() - began,
-            error=f"{path}: nested too deeply to be followed",
-        )
+        error_text = f"{path}: nested too deeply to be followed"
+    except MemoryError:
+        error_text = f"{path}: not enough memory to check it"
     finally:
         gc.collect(1)  # the image refers to its readers, and they to it
         if collecting:
             gc.enable()
+    return FileReport(path, seconds=time.perf_counter() - began, error=error_text)
 
 
 def expand(paths: Iterable[str]) -> list[str]:

@@ -138,6 +138,12 @@ NEVER_RETURN_PREFIXES: Final = (
 )
 
 
+#: Longer functions are not looked through for what they do to their callers.
+_LARGEST_CALLEE_BYTES: Final = 1 << 16
+#: Bytes of callees looked through for an image of unknown size.
+_MOST_BYTES: Final = 1 << 23
+
+
 class CodeSource(Protocol):
     """What is asked of an image."""
 
@@ -163,9 +169,10 @@ class Callees:
     Args:
         source: names and code.
         classifier: of the image's machine; its events are all that is needed.
+        code_bytes: how much code the image has.
     """
 
-    def __init__(self, source: CodeSource, classifier: Classifier) -> None:
+    def __init__(self, source: CodeSource, classifier: Classifier, code_bytes: int = 0) -> None:
         self._source = source
         self._classifier = classifier
         self._never_returns: dict[int, bool] = {}
@@ -173,6 +180,16 @@ class Callees:
         self._thunks: dict[int, tuple[int, ...]] = {}
         self._written: dict[int, frozenset[int] | None] = {}
         self._factory = InstructionInfoFactory()
+        # A hostile image may call every byte of itself.
+        self._bytes_left = _MOST_BYTES + 4 * code_bytes
+
+    def _code(self, target: int) -> tuple[int, bytes] | None:
+        """Return a callee's code; None where it is too long to look through, or enough was."""
+        found = self._source.code_at(target) if self._bytes_left > 0 else None
+        if found is None or len(found[1]) > _LARGEST_CALLEE_BYTES:
+            return None
+        self._bytes_left -= len(found[1])
+        return found
 
     def never_returns(self, target: int, depth: int = 0) -> bool:
         """Return whether the function at ``target`` is known never to return."""
@@ -191,8 +208,8 @@ class Callees:
         return answer
 
     def _code_never_returns(self, target: int, depth: int) -> bool:
-        found = self._source.code_at(target)
-        if found is None or len(found[1]) > 1 << 16:
+        found = self._code(target)
+        if found is None:
             return False
         begin, code = found
         listing = decode(self._classifier, code, begin)
@@ -214,8 +231,8 @@ class Callees:
         return self._popped[target]
 
     def _find_popped(self, target: int) -> int | None:
-        found = self._source.code_at(target)
-        if found is None or len(found[1]) > 1 << 16:
+        found = self._code(target)
+        if found is None:
             return None
         amounts = set()
         for instruction in Decoder(
@@ -247,7 +264,7 @@ class Callees:
         return answer
 
     def _find_written(self, target: int, depth: int) -> frozenset[int] | None:
-        found = self._source.code_at(target)
+        found = self._code(target)
         if found is None or len(found[1]) > 1 << 14:
             return None
         begin, code = found

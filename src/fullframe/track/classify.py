@@ -482,8 +482,8 @@ def _enter(c: Classifier, i: Instruction) -> Made:
 def _movq(c: Classifier, i: Instruction) -> Made:
     if not c.space.precise:
         # The coarse space does not follow vector registers.
-        target = c._word(i, 0)
-        return None if target is not None or i.op0_kind == OpKind.MEMORY else _NOTHING
+        general = i.op0_kind == OpKind.REGISTER and i.op0_register in _HARDWARE
+        return None if general or i.op0_kind == OpKind.MEMORY else _NOTHING
     if i.op0_kind == OpKind.REGISTER and i.op1_kind == OpKind.REGISTER:
         target, source = c._word(i, 0), c._word(i, 1)
         if target is not None and i.op1_register in _VECTOR:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Slots = dict[tuple[Region, int], Value]
 
 #: New states that one function may have: far more than any honest function has.
-_MOST_NEW_STATES = 100_000
+_MOST_NEW_STATES = 50_000
 #: Slots with something tracked that one state names. What does not fit is not known.
 _MOST_SLOTS = 256
 #: Stands for all the slots of a region that do not fit.
@@ -121,6 +121,7 @@ class StateSpace:
         self.narrow_pointers = narrow_pointers
         self._states: dict[tuple[tuple[Value, ...], frozenset[Any]], State] = {}
         self.generation = 0
+        self._slots: dict[frozenset[Any], tuple[frozenset[Any], Slots]] = {}
         self._limit = _MOST_NEW_STATES
 
     def make(self, registers: tuple[Value, ...], slots: Slots) -> State:
@@ -130,13 +131,16 @@ class StateSpace:
         if found is None:
             if len(self._states) >= self._limit:
                 raise TooComplexError(f"more than {_MOST_NEW_STATES} states in one function")
-            found = self._states[key] = State(registers, slots)
+            # Many states differ in their registers only: they share their slots.
+            frozen, shared = self._slots.setdefault(key[1], (key[1], slots))
+            found = self._states[registers, frozen] = State(registers, shared)
         return found
 
     def trim(self) -> None:
         """Begin a function: start afresh where the space has grown too large."""
         if len(self._states) > _MOST_STATES:
             self._states.clear()
+            self._slots.clear()
             self.generation += 1
             gc.collect()  # states refer to each other
         self._limit = len(self._states) + _MOST_NEW_STATES
