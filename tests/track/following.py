@@ -11,7 +11,7 @@ import functools
 import tempfile
 from pathlib import Path
 
-from fullframe.cfi.check import ImageChecker
+from fullframe.cfi.check import Engine, ImageChecker
 from fullframe.cfi.context import FunctionContext
 from fullframe.elf.image import Image
 from fullframe.errors import ToolMissingError
@@ -68,12 +68,14 @@ def told(machine: Machine, state: State | None, scratch: tuple[int, ...] = ()) -
     return " ".join(parts)
 
 
-def followed(source: str, bits: int, *, precise: bool, scratch: tuple[int, ...] = ()) -> list[str]:
+def followed(
+    source: str, bits: int, *, precise: bool, scratch: tuple[int, ...] = (), x32: bool = False
+) -> list[str]:
     """Follow the first function of a source; its states, in order."""
     image = assembled(source, bits)
-    checker = ImageChecker(image, thorough=True)
+    engine = Engine(image.machine, narrow_pointers=x32)
+    checker = ImageChecker(image, engine, thorough=True)
     fde = min(checker.fdes, key=lambda fde: fde.begin)
-    engine = checker.engine
     classifier = engine.precise if precise else engine.coarse
     body = checker.code.code_of(fde)
     context = FunctionContext(
@@ -98,6 +100,7 @@ def hold(
     precise: bool = True,
     scratch: tuple[int, ...] = (),
     others: str = "",
+    x32: bool = False,
 ) -> None:
     """Assert that every boundary of a snippet has the state that is written beside it."""
     code, wanted = [], []
@@ -109,7 +112,7 @@ def hold(
     body = "\n".join(code)
     source = f".text\nf:\n.cfi_startproc\n{body}\n.cfi_endproc\n.type f,@function\n"
     source += f".size f,.-f\n{others}\n"
-    seen = followed(source, bits, precise=precise, scratch=scratch)
+    seen = followed(source, bits, precise=precise, scratch=scratch, x32=x32)
     assert seen == wanted, "\n".join(
         f"{number}: seen {one!r}, expected {other!r}"
         for number, (one, other) in enumerate(zip(seen, wanted, strict=False))
