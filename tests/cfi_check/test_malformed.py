@@ -141,7 +141,8 @@ def test_short_files(tmp_path: Path, size: int) -> None:
 # -- tables -----------------------------------------------------------------------------------
 
 
-def cie(augmentation: bytes = b"\x00", instructions: bytes = w.def_cfa(7, 8) + w.offset(16, 1)
+def cie(
+    augmentation: bytes = b"\x00", instructions: bytes = w.def_cfa(7, 8) + w.offset(16, 1)
 ) -> bytes:
     body = b"\x00\x00\x00\x00\x01" + augmentation + b"\x01\x78\x10" + instructions
     body += bytes(-len(body) % 4)
@@ -379,5 +380,3 @@ def test_running_out_of_memory_is_the_files_error(
 
     monkeypatch.setattr(files, "check_image", fail)
     assert "memory" in str(check_file(three[0]).error)
-
-

@@ -40,7 +40,7 @@ def test_write_is_seen(instruction: str) -> None:
 
 @pytest.mark.parametrize(
     "precise",
-    [True, pytest.param(False, marks=pytest.mark.xfail(strict=True, reason="movd is overlooked"))],
+    [True, False],
 )
 def test_write_by_movd_is_seen(precise: bool) -> None:
     assert " bx=" in _after("movd %xmm0, %ebx", precise=precise)
