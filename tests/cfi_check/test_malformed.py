@@ -349,7 +349,7 @@ def three(objects: list[bytes], tmp_path: Path) -> Iterator[list[str]]:
         path = tmp_path / f"object{number}.o"
         path.write_bytes(objects[0])
         paths.append(str(path))
-    yield paths
+    return paths
 
 
 def test_a_killed_worker_does_not_end_the_run(

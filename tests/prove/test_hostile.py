@@ -42,7 +42,7 @@ sys_call_table:
         ("jmp .", "no path from entry_SYSCALL_64"),
         ("ud2", "control reaches a trap"),
         ("ret", "returns to memory beyond the top of the task stack"),
-        ("popq %rax", "control reaches bytes that are no instruction"),
+        (".byte 0x06", "control reaches bytes that are no instruction"),
         ("jmp *%rax", "an indirect transfer to the user's ax"),
         ("call *8(%rax)", "an indirect transfer whose targets cannot be seen"),
         ("movq %rax, %rsp; pushq %rax", "pushes to a stack that is not known"),
