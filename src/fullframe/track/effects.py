@@ -263,14 +263,30 @@ def store(memory: Memory, source: int | None, size_bytes: int) -> Apply:
         ):
             state = _lent(space, state, base)
         place = place_of(space, state, memory)
-        if base not in (SP, BP) and not isinstance(value, Entry) and isinstance(place, Address):
-            # A pointer that would overwrite a saved register is hardly what it seems to be.
-            held = state.slots.get((place.region, place.offset_bytes))
-            if isinstance(held, Entry) and size_bytes == space.machine.word_bytes:
-                value = UNKNOWN
-        return space.with_word(state, place, size_bytes, value)
+        after = space.with_word(state, place, size_bytes, value)
+        if (
+            space.precise
+            and not isinstance(value, Entry)
+            and (base not in (SP, BP) or size_bytes > space.machine.word_bytes)
+        ):
+            after = _doubt_losses(space, state, after)
+        return after
 
     return apply
+
+
+def _doubt_losses(space: StateSpace, before: State, after: State) -> State:
+    """Take no saved register to be overwritten for certain by a store that is not meant to.
+
+    A pointer that would hit the save area is hardly what it seems to be; a vector store that
+    would is on a path of an unrolled loop that cannot be taken (Clang fills short arrays so).
+    """
+    lost = {
+        place: UNKNOWN
+        for place, value in before.slots.items()
+        if (isinstance(value, Entry) or value in VAGUE) and after.slots.get(place) is not value
+    }
+    return space.make(after.registers, {**after.slots, **lost}) if lost else after
 
 
 def _lent(space: StateSpace, state: State, base: int) -> State:
