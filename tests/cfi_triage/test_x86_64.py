@@ -105,10 +105,30 @@ def test_store_that_seems_to_hit_a_saved_register(tmp_path: Path) -> None:
     assert _tally(_CONTAINER.format(given=16), tmp_path) == (0, 3)
 
 
-def test_store_by_the_stack_pointer_that_hits_a_saved_register(tmp_path: Path) -> None:
-    """By the stack pointer there is no doubt."""
-    body = _CONTAINER.format(given=8).replace("32(%rdx)", "48(%rsp)")
-    assert _tally(body, tmp_path) == (3, 0)
+@pytest.mark.parametrize("store", ["movq %rcx, 48(%rsp)", "movb $5, 50(%rsp)"])
+def test_store_of_an_unrolled_loop(store: str, tmp_path: Path) -> None:
+    """Clang unrolls the filling of a short array to more elements than the array has."""
+    body = _CONTAINER.format(given=8).replace("movq %rcx, 32(%rdx)", store)
+    assert _tally(body, tmp_path) == (0, 3)
+
+
+def test_push_over_a_saved_register(tmp_path: Path) -> None:
+    """A push is meant: what was there is gone."""
+    body = """
+    pushq %rbx
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset %rbx, -16
+    movl $1, %ebx
+    popq %rax
+    .cfi_adjust_cfa_offset -8
+    pushq %rcx
+    .cfi_adjust_cfa_offset 8
+    popq %rcx
+    .cfi_adjust_cfa_offset -8
+    ret
+    """
+    # Behind the push, and behind the pop that takes it off again.
+    assert _tally(body, tmp_path) == (2, 0)
 
 
 _SWITCH = """

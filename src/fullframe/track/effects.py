@@ -264,11 +264,7 @@ def store(memory: Memory, source: int | None, size_bytes: int) -> Apply:
             state = _lent(space, state, base)
         place = place_of(space, state, memory)
         after = space.with_word(state, place, size_bytes, value)
-        if (
-            space.precise
-            and not isinstance(value, Entry)
-            and (base not in (SP, BP) or size_bytes > space.machine.word_bytes)
-        ):
+        if space.precise and not isinstance(value, Entry):
             after = _doubt_losses(space, state, after)
         return after
 
@@ -276,10 +272,10 @@ def store(memory: Memory, source: int | None, size_bytes: int) -> Apply:
 
 
 def _doubt_losses(space: StateSpace, before: State, after: State) -> State:
-    """Take no saved register to be overwritten for certain by a store that is not meant to.
+    """Take no saved register to be overwritten for certain by a store that is no push.
 
-    A pointer that would hit the save area is hardly what it seems to be; a vector store that
-    would is on a path of an unrolled loop that cannot be taken (Clang fills short arrays so).
+    A pointer that would hit the save area is hardly what it seems to be, and stores of an
+    unrolled loop that would are on a path that cannot be taken (Clang fills short arrays so).
     """
     lost = {
         place: UNKNOWN

@@ -42,6 +42,8 @@ _MOST_ENTRIES: Final = 8192
 _NEAR_BYTES: Final = 4096
 #: Entries of all tables of one function.
 _MOST_ENTRIES_TOGETHER: Final = 1 << 17
+#: No table is at a lower address: the file's headers are there, or nothing is.
+_FIRST_DATA: Final = 0x100
 #: Branches that keep an index out of a table: entries beyond the number compared with.
 _COUNTED_BEYOND: Final = {
     Mnemonic.JA: 1,
@@ -351,7 +353,7 @@ class _Reading:
                     return self.slots.get(slot)
                 return self._indexed(i, 4 if mnemonic == Mnemonic.MOVSXD else self._size(i))
             number = i.immediate(1)
-            return Known(number)
+            return Known(number) if number >= _FIRST_DATA else None
         if mnemonic == Mnemonic.ADD:
             return self._sum(i, target)
         return None
