@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 from iced_x86 import Decoder
 
@@ -47,10 +48,13 @@ from fullframe.track.flow import Flow, Follower
 from fullframe.track.listing import CALL, CALL_INSIDE, Listing, decode, is_filler
 from fullframe.track.state import State, StateSpace, TooComplexError
 from fullframe.track.straight import StraightFlow, StraightFollower
+from fullframe.track.streams import BATCH_BYTES, Stream, StreamReader
 from fullframe.x86.registers import IP, Machine
 
 #: Encodings of syscall and int $0x80.
 _SYSTEM_CALLS = (b"\x0f\x05", b"\xcd\x80")
+#: Functions whose code is decoded together.
+_MOST_TOGETHER = 1024
 #: A function is followed at most this often as other functions' jumps into it come to light.
 _MOST_VISITS = 12
 
@@ -70,6 +74,7 @@ class Engine:
         self.precise = Classifier(
             StateSpace(machine, precise=True, narrow_pointers=narrow_pointers)
         )
+        self.reader = StreamReader(self.coarse)
         self.straight = StraightFollower(self.coarse)
         self._rows: dict[int, tuple[object, ClaimRows]] = {}
 
@@ -179,6 +184,8 @@ class ImageChecker:
         self.fdes = _distinct(self.tables)
         self.code = ImageCode(image, self.fdes)
         self._called: frozenset[int] = frozenset()
+        self._queue: deque[Fde] = deque()
+        self._streams: dict[int, Stream] = {}
         code_bytes = sum(end - begin for begin, end in image.executable_ranges())
         self.callees = Callees(self.code, self.engine.coarse, code_bytes)
         self.handover = Handover(self.code, self.engine.book, self.engine.precise.space)
@@ -292,13 +299,11 @@ class ImageChecker:
         around = StraightContext(
             self.code, fde, body, begin, self.callees, rows, engine.book, space
         )
-        flow = engine.straight.follow(body, begin, entry, around, brought)
+        stream = self._stream_of(fde, body, begin)
+        flow = engine.straight.follow(stream, entry, around, brought)
         if flow is None or not self._all_proved(flow, rows, begin, begin + len(body)):
             return None
-        starts = flow.starts
-        boundaries = len(starts)
-        for gap_begin, gap_end in flow.gaps:
-            boundaries -= bisect_left(starts, gap_end) - bisect_left(starts, gap_begin)
+        boundaries = stream.count - flow.filler_count
         tally = dict.fromkeys(Answer, 0)
         tally[Answer.PROVED] = boundaries
         result = FunctionResult(
@@ -309,6 +314,24 @@ class ImageChecker:
             result.exits = {(target, source): state for target, source, state in flow.exits}
             self.handover.flows[fde.begin] = flow.changes
         return result
+
+    def _stream_of(self, fde: Fde, body: bytes, begin: int) -> Stream:
+        """Return a function's stream, read together with those of the functions to come."""
+        found = self._streams.pop(begin, None)
+        if found is not None:
+            return found
+        ranges = [(begin, body)]
+        size = len(body)
+        for other in islice(self._queue, _MOST_TOGETHER):
+            size += other.end - other.begin
+            if size > BATCH_BYTES:
+                break
+            try:
+                ranges.append((other.begin, self.code.code_of(other)))
+            except FullframeError:
+                continue
+        self._streams = {stream.begin: stream for stream in self.engine.reader.read(ranges)}
+        return self._streams.pop(begin)
 
     def _rows_of(self, fde: Fde) -> ClaimRows:
         """Return a function's claims, without those on the register that it exists to load.
@@ -643,7 +666,7 @@ class ImageChecker:
         # Fragments last: by then what jumps into them has been followed.
         last = {fde.begin for fde in self.fdes if self._comes_last(fde)}
         self._called = called(self.code, last)
-        queue = deque(sorted(self.fdes, key=lambda fde: fde.begin in last))
+        queue = self._queue = deque(sorted(self.fdes, key=lambda fde: fde.begin in last))
         queued = {fde.begin for fde in self.fdes}
         while queue:
             fde = queue.popleft()

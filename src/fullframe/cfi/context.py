@@ -18,6 +18,7 @@ from fullframe.track.effects import Effect
 from fullframe.track.jump_tables import TableReader
 from fullframe.track.listing import Listing, is_filler
 from fullframe.track.state import State, StateSpace
+from fullframe.track.streams import Stream
 from fullframe.track.values import CFA_REGION, Address, entry
 from fullframe.x86.registers import SP, Machine
 
@@ -37,6 +38,7 @@ class ImageCode(NamedCode):
         self.fdes = fdes
         self._begins = [fde.begin for fde in fdes]
         self.got = _got_address(image)
+        self._stubs: dict[int, bool] = {}
 
     def covering(self, address: int) -> Fde | None:
         """Return the FDE whose range covers an address."""
@@ -61,6 +63,23 @@ class ImageCode(NamedCode):
         except FullframeError:
             return None
 
+    def is_seeded_stub(self, fde: Fde, target: int) -> bool:
+        """Return whether an address in an FDE is a PLT stub, which is followed as called.
+
+        Args:
+            fde: covers the address.
+            target: the address.
+        """
+        known = self._stubs.get(target)
+        if known is None:
+            known = False
+            section = self.image.section_at(target)
+            if section is not None and section.name.startswith(".plt"):
+                at = target - fde.begin
+                known = at % 8 == 0 and is_stub(self.image.machine, self.code_of(fde)[at : at + 16])
+            self._stubs[target] = known
+        return known
+
     def in_lazy_plt(self, fde: Fde) -> bool:
         """Return whether an FDE is that of ``.plt``, whose stubs bind themselves."""
         section = self.image.section_at(fde.begin)
@@ -68,7 +87,7 @@ class ImageCode(NamedCode):
 
 
 #: Instructions before an indirect jump that usually tell its table.
-_WINDOW = 24
+_WINDOW = 23
 #: How many changes of state are looked back to for one that a row is true of.
 _GUESSES = 60
 
@@ -89,7 +108,7 @@ class StraightContext:
 
     __slots__ = (
         "_body", "_book", "_callees", "_code", "_fde", "_machine", "_rows", "_sites", "_space",
-        "begin", "has_landing_pads", "row_addresses",
+        "_tables", "begin", "has_landing_pads", "row_addresses",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +134,7 @@ class StraightContext:
         self.has_landing_pads = fde.lsda is not None
         self.row_addresses = frozenset([begin + offset for offset, _ in rows])
         self._sites: CallSites | None = None
+        self._tables: dict[int, list[int]] | None = None
 
     def returns(self, following: int, state: State) -> bool:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
@@ -139,29 +159,40 @@ class StraightContext:
             claim = row
         return claim
 
-    def jump_targets_at(self, address: int, state: State, starts: list[int]) -> list[int] | None:
+    def jump_targets_at(self, address: int, state: State, stream: Stream) -> list[int] | None:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
         if is_like_entry(self._machine.callee_saved, state) and not self._may_be_table(
-            address, starts
+            address, stream
         ):
             return [] if not self._code.in_lazy_plt(self._fde) else None
-        window = starts[max(0, len(starts) - _WINDOW)]
+        targets = self._near_table(address, stream)
+        if targets is None:
+            targets = self._all_tables(stream).get(address - self.begin)
+        end = stream.end
+        return [target for target in targets if target != end] if targets else None
+
+    def _near_table(self, address: int, stream: Stream) -> list[int] | None:
+        """Find the table in the few instructions before the jump, as most can be."""
+        window = stream.start_before(address, _WINDOW)
         following = address - self.begin + 15
         code = self._body[window - self.begin : following]
         length = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode().len
-        code = code[: address - window + length]
-        reader = TableReader(
+        return self._table_reader(stream).find_last(code[: address - window + length], window)
+
+    def _all_tables(self, stream: Stream) -> dict[int, list[int]]:
+        """Find the tables of the whole function: the addresses of some are loaded early."""
+        if self._tables is None:
+            self._tables = self._table_reader(stream).find(self._body, self.begin)
+        return self._tables
+
+    def _table_reader(self, stream: Stream) -> TableReader:
+        return TableReader(
             self._machine,
             self._code.read_word,
             self._code.got,
-            self._is_target,
+            lambda address: self._is_target(address, stream),
             self._callees.clobbered,
         )
-        targets = reader.find_last(code, window)
-        if targets is None:
-            return None
-        end = self.begin + len(self._body)
-        return [target for target in targets if target != end]
 
     def guess(self, address: int, changes: list[tuple[int, State | None]]) -> State | None:
         """Guess that an earlier state for which the row is true holds here again."""
@@ -175,22 +206,25 @@ class StraightContext:
                     return state
         return None
 
-    def _may_be_table(self, address: int, starts: list[int]) -> bool:
+    def _may_be_table(self, address: int, stream: Stream) -> bool:
         """Return whether a jump from a frame as at entry looks like a switch, not a tail call."""
         jump = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode()
         if jump.op0_kind == OpKind.MEMORY:
             return bool(jump.memory_index != Register.NONE)
-        if len(starts) < 2:
+        if address == self.begin:
             return False
-        before = self._body[starts[-2] - self.begin : address - self.begin]
+        start = stream.start_before(address, 1)
+        before = self._body[start - self.begin : address - self.begin]
         mnemonic = Decoder(self._machine.bits, before).decode().mnemonic
         return mnemonic in (Mnemonic.ADD, Mnemonic.LEA, Mnemonic.MOVSXD)
 
-    def _is_target(self, address: int) -> bool:
-        if self.begin <= address <= self.begin + len(self._body):
+    def _is_target(self, address: int, stream: Stream) -> bool:
+        if address == stream.end:
             return True
+        if stream.begin <= address < stream.end:
+            return stream.are_starts((address,))
         fde = self._code.covering(address)
-        if fde is None:
+        if fde is None or fde is self._fde:
             return False
         return is_fragment(fde, self._book, self._space)
 
@@ -330,8 +364,10 @@ class FunctionContext:
         distance right behind a call says that the callee popped them.
         """
         classifier = self._classifier
-        pops_nothing = target is not None and self._callees.popped_bytes(target) == 0
-        if classifier.space.machine.bits == 32 and not pops_nothing:
+        may_pop = classifier.space.machine.bits == 32 and (
+            target is None or self._callees.popped_bytes(target) != 0
+        )
+        if may_pop:
             popped_bytes = self._taken_back(listing, index, state)
             if popped_bytes:
                 return classifier.call_that_pops(popped_bytes)
@@ -356,7 +392,7 @@ class FunctionContext:
         address = listing.begin + there
         if book.judge(space, returned, after, address).answer is Answer.PROVED:
             return usual
-        if space.machine.bits == 32 and following == index + 1 and not pops_nothing:
+        if may_pop and following == index + 1:
             for popped_bytes in range(4, 68, 4):
                 effect = classifier.call_that_pops(popped_bytes)
                 popped = effect.after(space, state)

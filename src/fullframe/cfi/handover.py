@@ -24,8 +24,10 @@ from fullframe.track.values import (
     Address,
     Entry,
     Value,
+    address,
+    entry,
 )
-from fullframe.x86.registers import BP, SP
+from fullframe.x86.registers import BP, IP, SP
 
 #: How far behind a bound check the jump through the table is looked for.
 _BOUND_CHECK_BYTES = 64
@@ -190,6 +192,8 @@ class Handover:
         receiver = self._code.covering(target)
         if receiver is None or receiver is source:
             return None
+        if self._is_tail_call(receiver, target, state):
+            return None
         if target != receiver.begin:
             return receiver
         if is_like_entry(self._space.machine.callee_saved, state):
@@ -202,6 +206,20 @@ class Handover:
             if verdict.answer is Answer.PROVED:
                 return None  # a function of its own: jumping there is a tail call
         return receiver
+
+    def _is_tail_call(self, receiver: Fde, target: int, state: State) -> bool:
+        """Return whether a jump enters a PLT stub as a call would.
+
+        All stubs share an FDE, and each is followed from the state at entry anyway: nothing is
+        gained by handing over, thousands of times, what is known there.
+        """
+        machine = self._space.machine
+        return (
+            is_like_entry(machine.callee_saved, state)
+            and state.slots.get((CFA_REGION, -machine.word_bytes)) is entry(IP)
+            and state.registers[SP] is address(CFA_REGION, -machine.word_bytes)
+            and self._code.is_seeded_stub(receiver, target)
+        )
 
 
 def is_switch(bits: int, code: bytes) -> bool:

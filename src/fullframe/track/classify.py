@@ -9,6 +9,7 @@ instruction that is not modelled clobbers what iced-x86 says it writes.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import Final
 
@@ -76,10 +77,10 @@ class Classifier:
         self.space = space
         machine = space.machine
         self.word_bytes = machine.word_bytes
-        self.relevance: list[int] = [UNSEEN] * _CODES
+        self.relevance = array("b", [UNSEEN]) * _CODES
         self.by_encoding: dict[bytes, Effect | None] = {}
-        self.tracked_register = [False] * _REGISTERS
-        self.tracked_base = [False] * _REGISTERS
+        self.tracked_register = bytearray(_REGISTERS)
+        self.tracked_base = bytearray(_REGISTERS)
         tracked = range(16) if space.precise else (*machine.callee_saved, SP)
         bases = range(16) if space.precise else (SP, BP)
         for iced, hardware in _HARDWARE.items():
