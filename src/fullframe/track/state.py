@@ -27,6 +27,7 @@ from fullframe.track.values import (
     either,
     entry,
     is_joined,
+    is_unplaced,
     joined,
 )
 from fullframe.x86.registers import IP, SP, Machine
@@ -98,7 +99,7 @@ class State:
 
 def _unnamed(region: Region) -> Value:
     """What a slot of a region holds that no state names."""
-    return UNKNOWN if is_joined(region) else OTHER
+    return UNKNOWN if is_joined(region) or is_unplaced(region) else OTHER
 
 
 class StateSpace:
