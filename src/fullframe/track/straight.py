@@ -195,8 +195,8 @@ class StraightFollower:
                 if not kind:
                     continue
             if state is None:
-                # Fillers that end a path (int3, ud2) may stand in a gap; nothing else.
-                if kind == OTHER_FLOW and self._is_filler_at(code, here - begin):
+                # Fillers may stand in a gap (int3, ud2, lea 0(%esi), %esi); nothing else.
+                if self._is_filler_at(code, here - begin):
                     continue
                 state = self._revive(run, here + 1)
                 if state is None:
