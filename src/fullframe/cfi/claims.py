@@ -6,6 +6,7 @@ in a state is remembered in the state, so that the checker asks each question on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -104,6 +105,8 @@ class Verdict:
 
 
 PROVED: Final = Verdict(Answer.PROVED)
+#: Proved from a premise.
+ASSUMED: Final = Verdict(Answer.ASSUMED)
 _ANOTHER_STACK: Final = Verdict(
     Answer.CANNOT_TELL,
     (
@@ -144,6 +147,22 @@ class Claim:
         self.reads_ip = ip_mask != 0
         self.ip_mask = ip_mask
         self.scratch = scratch
+
+
+class ClaimRows(list[tuple[int, Claim]]):
+    """The claims of a function: (offset from its begin, claim from there on), ascending.
+
+    Functions with the same rows share one.
+
+    Attributes:
+        offsets: those offsets.
+    """
+
+    __slots__ = ("offsets",)
+
+    def __init__(self, rows: Iterable[tuple[int, Claim]]) -> None:
+        super().__init__(rows)
+        self.offsets = frozenset([offset for offset, _ in self])
 
 
 class _Symbols:

@@ -14,8 +14,9 @@ from fullframe.track.listing import CALL, CALL_INSIDE, Listing
 from fullframe.x86.registers import IP
 
 if TYPE_CHECKING:
-    from fullframe.cfi.check import FunctionResult, ImageChecker, Run
+    from fullframe.cfi.check import ImageChecker
     from fullframe.cfi.frames import FrameTable
+    from fullframe.cfi.results import FunctionResult, Run
     from fullframe.elf.image import Image
 
 _formatter = Formatter(FormatterSyntax.GAS)

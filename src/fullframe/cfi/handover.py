@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from iced_x86 import ConditionCode, Decoder, FlowControl
 
-from fullframe.cfi.claims import Answer, ClaimBook
-from fullframe.cfi.context import ClaimRows, ImageCode, is_like_entry
+from fullframe.cfi.claims import Answer, ClaimBook, ClaimRows
+from fullframe.cfi.entries import holds_at_entry, is_like_entry
 from fullframe.cfi.frames import Fde
+from fullframe.cfi.image_code import ImageCode
 from fullframe.track.state import Slots, State, StateSpace
 from fullframe.track.values import (
     CFA_REGION,
@@ -199,12 +200,12 @@ class Handover:
         if is_like_entry(self._space.machine.callee_saved, state):
             return None
         rows = rows_of(receiver)
-        if rows and not rows[0][1].reads_ip:
-            verdict = self._book.judge(
-                self._space, self._space.function_entry(), rows[0][1], target
-            )
-            if verdict.answer is Answer.PROVED:
-                return None  # a function of its own: jumping there is a tail call
+        if (
+            rows
+            and not rows[0][1].reads_ip
+            and holds_at_entry(self._book, self._space, rows[0][1], target)
+        ):
+            return None  # a function of its own: jumping there is a tail call
         return receiver
 
     def _is_tail_call(self, receiver: Fde, target: int, state: State) -> bool:

@@ -56,6 +56,7 @@ WRITES = frozenset(
     {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 )
 _MOST_ENCODINGS = 1 << 17
+_MOST_EFFECTS = 1 << 16
 _CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
 _REGISTERS: Final = 256
 
@@ -107,6 +108,15 @@ class Classifier:
         if found is None:
             found = self._interned[key] = Effect(" ".join(map(str, key)), make())
         return found
+
+    def trim(self) -> None:
+        """Keep memory bounded; between functions only."""
+        if len(self._interned) > _MOST_EFFECTS:
+            # States remember what followed them by effect: they go as well.
+            self._interned.clear()
+            self.by_encoding.clear()
+            self.space.forget()
+        self.space.trim()
 
     def call_that_pops(self, popped_bytes: int) -> Effect:
         """A call whose callee takes ``popped_bytes`` of arguments off the stack."""

@@ -25,9 +25,7 @@ from fullframe.track.streams import (
     BRANCH_BACK,
     BRANCH_OUT,
     CALL,
-    CALL_INSIDE,
     EFFECT,
-    INVALID,
     JUMP,
     JUMP_BACK,
     JUMP_OUT,
@@ -54,8 +52,8 @@ class StraightSurroundings(Protocol):
 
     #: Whether calls have landing pads to look up.
     has_landing_pads: bool
-    #: Addresses where what is claimed changes.
-    row_addresses: frozenset[int]
+    #: Where what is claimed changes, counted from the function's begin.
+    row_offsets: frozenset[int]
 
     def jump_targets_at(self, address: int, state: State, stream: Stream) -> list[int] | None:
         """Return the addresses an indirect jump goes to; [] for a tail call, None unknown."""
@@ -174,7 +172,7 @@ class StraightFollower:
         """Go over the function once; return whether it could be followed."""
         classifier, space, around = self.classifier, self.space, run.around
         call, join = classifier.call, space.join
-        row_addresses, clobbering = around.row_addresses, self._clobbering
+        row_offsets, clobbering = around.row_offsets, self._clobbering
         stream = run.stream
         begin, end, code = stream.begin, stream.end, stream.code
         arriving, landings, add_change = run.arriving, run.landings, run.changes.append
@@ -216,7 +214,7 @@ class StraightFollower:
                 if calm is not state:
                     state = calm
                     add_change((here, state))
-            if kind == BRANCH or kind == JUMP:
+            if kind <= JUMP:
                 known = arriving.get(payload)
                 if known is None:
                     arriving[payload] = state
@@ -239,9 +237,9 @@ class StraightFollower:
                         return False
                     next_landing = landings[0] if landings else _NEVER
                 following = here + length
+                offset = following - begin
                 if (
-                    following in row_addresses
-                    or (following < end and code[following - begin] in _NOP_STARTS)
+                    offset in row_offsets or (following < end and code[offset] in _NOP_STARTS)
                 ) and not around.returns(following, after):
                     run.dead_from = following
                     state = None
@@ -250,11 +248,13 @@ class StraightFollower:
                     state = after
                     add_change((following, state))
                 continue
-            elif kind == BRANCH_BACK or kind == JUMP_BACK:
+            elif kind == RETURNS:
+                pass
+            elif kind <= JUMP_BACK:
                 run.backward.append((payload, state))
                 if kind == BRANCH_BACK:
                     continue
-            elif kind == BRANCH_OUT or kind == JUMP_OUT:
+            elif kind <= JUMP_OUT:
                 run.exits.append((payload, here, state))
                 if kind == BRANCH_OUT:
                     continue
@@ -269,10 +269,8 @@ class StraightFollower:
                     add_change((here + length, state))
                 if goes_on:
                     continue
-            elif kind == CALL_INSIDE or kind == INVALID:
+            else:  # a call within the function, or no instruction
                 return False
-            else:
-                assert kind == RETURNS
             run.dead_from = here + length
             state = None
             add_change((run.dead_from, None))

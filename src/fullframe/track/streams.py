@@ -31,19 +31,20 @@ from fullframe.track.classify import (
     Classifier,
 )
 
-# Kinds of events. The payload is in parentheses; addresses are absolute.
+# Kinds of events, those that are alike in a row. The payload is in parentheses; addresses are
+# absolute.
 NOTHING: Final = 0  #: only a leader stands here (None)
 EFFECT: Final = 1  #: the state changes, perhaps (the Effect)
 BRANCH: Final = 2  #: conditional jump forward within the range (target)
-BRANCH_BACK: Final = 3  #: ... to itself or backward (target)
-BRANCH_OUT: Final = 4  #: ... out of the range (target)
-CALL: Final = 5  #: direct call of a place outside of the range, or of its begin (target)
-CALL_INSIDE: Final = 6  #: direct call of another place within the range (target)
-RETURNS: Final = 7  #: ``ret`` (None)
-JUMP: Final = 8  #: unconditional jump forward within the range (target)
-JUMP_BACK: Final = 9
-JUMP_OUT: Final = 10
-OTHER_FLOW: Final = 11  #: any other transfer of control (the Instruction)
+JUMP: Final = 3  #: unconditional jump forward within the range (target)
+CALL: Final = 4  #: direct call of a place outside of the range, or of its begin (target)
+RETURNS: Final = 5  #: ``ret`` (None)
+BRANCH_BACK: Final = 6  #: conditional jump to itself or backward within the range (target)
+JUMP_BACK: Final = 7
+BRANCH_OUT: Final = 8  #: conditional jump out of the range (target)
+JUMP_OUT: Final = 9
+OTHER_FLOW: Final = 10  #: any other transfer of control (the Instruction)
+CALL_INSIDE: Final = 11  #: direct call of another place within the range (target)
 INVALID: Final = 12  #: bytes that are no instruction (None)
 #: Added where a jump within the range leads: control arrives from elsewhere too.
 LEADER: Final = 16
@@ -199,7 +200,9 @@ class StreamReader:
                 looked_at[stores[self._base[bases] != 0]] = True
         indices = np.flatnonzero(looked_at)
         stops = ends[indices]
-        places = zip(indices.tolist(), (stops - lengths[indices]).tolist(), stops.tolist())
+        places = zip(
+            indices.tolist(), (stops - lengths[indices]).tolist(), stops.tolist(), strict=True
+        )
         found, payloads, base = [], batch.payloads, batch.count
         for index, start, stop in places:
             encoding = blob[start:stop]
@@ -311,8 +314,8 @@ class _Batch:
         kind = kinds[jumps]
         calls = kind == CALL
         kind[calls & inside & (place != offsets[owners])] = CALL_INSIDE
-        kind[~calls & ~inside] += 2
-        kind[~calls & inside & ~forward] += 1
+        kind[~calls & inside & ~forward] += BRANCH_BACK - BRANCH
+        kind[~calls & ~inside] += BRANCH_OUT - BRANCH
         kinds[jumps] = kind
         within = ~calls & inside
         strays[owners[within & ~is_start[place]]] = True
