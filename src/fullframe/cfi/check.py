@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fullframe.cfi.claims import PROVED, Answer, ClaimRows, Verdict
 from fullframe.cfi.engine import Engine
 from fullframe.cfi.entries import Entries, called
+from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.findings import Doubtful, FileReport
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.handover import Handover
 from fullframe.cfi.image_code import ImageCode
-from fullframe.cfi.known import Known
 from fullframe.cfi.premises import signal_entry
 from fullframe.cfi.results import FunctionResult, Run, reason_of
 from fullframe.cfi.rules import UNDEFINED, Registers
@@ -37,8 +37,7 @@ from fullframe.track.state import TooComplexError
 _MOST_VISITS = 12
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(NamedTuple):
     """What is followed of an FDE.
 
     Attributes:
@@ -75,7 +74,7 @@ class ImageChecker:
         self.fdes = _distinct(self.tables)
         self.code = ImageCode(image, self.fdes)
         code_bytes = sum(end - begin for begin, end in image.executable_ranges())
-        self.known = Known(
+        self.facts = ImageFacts(
             self.code,
             self.engine,
             Callees(self.code, self.engine.coarse, code_bytes),
@@ -83,8 +82,8 @@ class ImageChecker:
         )
         self.handover = Handover(self.code, self.engine.book, self.engine.precise.space)
         self._streams = Streams(self.code, self.engine.reader)
-        self._prover = StraightProver(self.known, self.handover)
-        self._visitor = Visitor(self.known, self.handover, thorough=thorough)
+        self._prover = StraightProver(self.facts, self.handover)
+        self._visitor = Visitor(self.facts, self.handover, thorough=thorough)
         self._queue: deque[Fde] = deque()
 
     # -- one function ------------------------------------------------------------------------
@@ -191,7 +190,7 @@ class ImageChecker:
         """
         if self.engine.machine.bits == 64:
             return self.engine.rows_of(fde)
-        loaded = self.known.callees.clobbered(fde.begin)
+        loaded = self.facts.callees.clobbered(fde.begin)
         if not loaded:
             return self.engine.rows_of(fde)
         numbers = self.engine.machine.hardware_to_dwarf
@@ -212,7 +211,7 @@ class ImageChecker:
         visits: dict[int, int] = {}
         # Fragments last: by then what jumps into them has been followed.
         last = {fde.begin for fde in self.fdes if self._comes_last(fde)}
-        self.known.entries.called = called(self.code, last)
+        self.facts.entries.called = called(self.code, last)
         queue = self._queue = deque(sorted(self.fdes, key=lambda fde: fde.begin in last))
         queued = {fde.begin for fde in self.fdes}
         while queue:
@@ -239,7 +238,7 @@ class ImageChecker:
             body = bytes(self.image.read(fde.begin, 1))
         except FullframeError:
             return False
-        return self.known.entries.is_fragment(fde, self.engine.rows_of(fde), body)
+        return self.facts.entries.is_fragment(fde, self.engine.rows_of(fde), body)
 
 
 def _distinct(tables: list[FrameTable]) -> list[Fde]:

@@ -9,8 +9,8 @@ from iced_x86 import Decoder, Mnemonic, OpKind, Register
 from fullframe.cfi.call_sites import CallSites
 from fullframe.cfi.claims import Answer, Claim, ClaimRows
 from fullframe.cfi.entries import holds_at_entry, is_like_entry
+from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
-from fullframe.cfi.known import Known
 from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
 from fullframe.track.jump_tables import TableReader
@@ -22,7 +22,7 @@ class FunctionContext:
     """The surroundings of one function, for the tracker.
 
     Args:
-        known: what is known of the image.
+        facts: what is known of the image.
         fde: the function.
         body: its bytes.
         rows: its claims.
@@ -33,7 +33,7 @@ class FunctionContext:
 
     def __init__(
         self,
-        known: Known,
+        facts: ImageFacts,
         fde: Fde,
         body: bytes,
         rows: ClaimRows,
@@ -42,15 +42,15 @@ class FunctionContext:
         doubt_calls: bool = False,
     ) -> None:
         self.doubt_calls = doubt_calls
-        self._code = known.code
+        self._code = facts.code
         self._fde = fde
         self._body = body
         self._rows = rows
         self._row_offsets = [offset for offset, _ in rows]
-        self._book = known.engine.book
+        self._book = facts.engine.book
         self._classifier = classifier
-        self._callees = known.callees
-        self._entries = known.entries
+        self._callees = facts.callees
+        self._entries = facts.entries
         self._tables: dict[int, list[int]] | None = None
         self._sites: CallSites | None = None
         #: Why calls were taken not to return: index to "name", "code" or "shape of the CFI".
@@ -59,7 +59,7 @@ class FunctionContext:
         #: contradicts the row there, to those states; they were left out, which is right only
         #: if control arrives there in another way.
         self.excused: dict[int, set[State]] = {}
-        self._in_plt = known.code.in_lazy_plt(fde)
+        self._in_plt = facts.code.in_lazy_plt(fde)
 
     def claim_at(self, offset: int) -> Claim | None:
         """Return the claim in force at an offset from the function's begin."""

@@ -15,10 +15,10 @@ from iced_x86 import Decoder, Mnemonic, OpKind, Register
 from fullframe.cfi.call_sites import CallSites
 from fullframe.cfi.claims import PROVED, Answer, Claim, ClaimRows
 from fullframe.cfi.entries import is_like_entry
+from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.handover import Handover, coarsened
 from fullframe.cfi.image_code import ImageCode
-from fullframe.cfi.known import Known
 from fullframe.cfi.results import FunctionResult
 from fullframe.errors import FullframeError
 from fullframe.track.jump_tables import TableReader
@@ -76,12 +76,12 @@ class StraightProver:
     """Proves functions of one image in one pass.
 
     Args:
-        known: what is known of the image.
+        facts: what is known of the image.
         handover: what other FDEs bring.
     """
 
-    def __init__(self, known: Known, handover: Handover) -> None:
-        self._known = known
+    def __init__(self, facts: ImageFacts, handover: Handover) -> None:
+        self._facts = facts
         self._handover = handover
 
     def prove(self, fde: Fde, stream: Stream, rows: ClaimRows) -> FunctionResult | None:
@@ -92,8 +92,8 @@ class StraightProver:
             stream: its code.
             rows: its claims.
         """
-        known = self._known
-        engine = known.engine
+        facts = self._facts
+        engine = facts.engine
         if fde.cie.is_signal_frame or not stream.count:
             return None
         space = engine.coarse.space
@@ -103,11 +103,11 @@ class StraightProver:
             before = brought.get(arrival.address)
             brought[arrival.address] = state if before is None else space.join(before, state)
         entry: State | None = space.function_entry()
-        if known.entries.is_fragment(fde, rows, stream.code):
+        if facts.entries.is_fragment(fde, rows, stream.code):
             entry = None
             if not brought:
                 return None
-        around = StraightContext(known, fde, stream, rows)
+        around = StraightContext(facts, fde, stream, rows)
         flow = engine.straight.follow(stream, entry, around, brought)
         if flow is None or not self._all_proved(flow, rows, stream.begin, stream.end):
             return None
@@ -128,7 +128,7 @@ class StraightProver:
 
     def _all_proved(self, flow: StraightFlow, rows: ClaimRows, begin: int, end: int) -> bool:
         """Hold rows against a pass's states; whether every pair that meets is proved."""
-        judge, space = self._known.engine.book.judge, self._known.engine.coarse.space
+        judge, space = self._facts.engine.book.judge, self._facts.engine.coarse.space
         changes = flow.changes
         last = len(rows) - 1
         row = 0
@@ -163,26 +163,36 @@ class StraightContext:
     """The surroundings of one function, for one pass over it: as little as that needs.
 
     Args:
-        known: what is known of the image.
+        facts: what is known of the image.
         fde: the function.
         stream: its code.
         rows: its claims.
     """
 
     __slots__ = (
-        "_about", "_body", "_fde", "_machine", "_rows", "_sites", "_space", "_tables", "begin",
-        "end", "has_landing_pads", "row_offsets",
+        "_body",
+        "_facts",
+        "_fde",
+        "_machine",
+        "_rows",
+        "_sites",
+        "_space",
+        "_tables",
+        "begin",
+        "end",
+        "has_landing_pads",
+        "row_offsets",
     )  # fmt: skip
 
-    def __init__(self, known: Known, fde: Fde, stream: Stream, rows: ClaimRows) -> None:
-        self._about = known
+    def __init__(self, facts: ImageFacts, fde: Fde, stream: Stream, rows: ClaimRows) -> None:
+        self._facts = facts
         self._fde = fde
         self._body = stream.code
         self.begin = stream.begin
         self.end = stream.end
         self._rows = rows
-        self._space = known.engine.coarse.space
-        self._machine = known.engine.machine
+        self._space = facts.engine.coarse.space
+        self._machine = facts.engine.machine
         self.has_landing_pads = fde.lsda is not None
         self.row_offsets = rows.offsets
         self._sites: CallSites | None = None
@@ -200,7 +210,7 @@ class StraightContext:
             return False
         if claim.reads_ip:
             return True
-        verdict = self._about.engine.book.judge(self._space, state, claim, following)
+        verdict = self._facts.engine.book.judge(self._space, state, claim, following)
         return verdict.answer is Answer.PROVED
 
     def _claim_at(self, offset: int) -> Claim | None:
@@ -216,7 +226,7 @@ class StraightContext:
         if is_like_entry(self._machine.callee_saved, state) and not self._may_be_table(
             address, stream
         ):
-            return [] if not self._about.code.in_lazy_plt(self._fde) else None
+            return [] if not self._facts.code.in_lazy_plt(self._fde) else None
         targets = self._near_table(address, stream)
         if targets is None:
             targets = self._all_tables(stream).get(address - self.begin)
@@ -240,10 +250,10 @@ class StraightContext:
     def _table_reader(self, stream: Stream) -> TableReader:
         return TableReader(
             self._machine,
-            self._about.code.read_word,
-            self._about.code.got,
+            self._facts.code.read_word,
+            self._facts.code.got,
             lambda address: self._is_target(address, stream),
-            self._about.callees.clobbered,
+            self._facts.callees.clobbered,
         )
 
     def guess(self, address: int, changes: Changes) -> State | None:
@@ -253,7 +263,7 @@ class StraightContext:
             return None
         for _, state in reversed(changes[-_GUESSES:]):
             if state is not None:
-                verdict = self._about.engine.book.judge(self._space, state, claim, address)
+                verdict = self._facts.engine.book.judge(self._space, state, claim, address)
                 if verdict.answer is Answer.PROVED:
                     return state
         return None
@@ -275,17 +285,17 @@ class StraightContext:
             return True
         if stream.begin <= address < stream.end:
             return stream.are_starts((address,))
-        fde = self._about.code.covering(address)
+        fde = self._facts.code.covering(address)
         if fde is None or fde is self._fde:
             return False
-        return self._about.entries.is_part(fde, self._space)
+        return self._facts.entries.is_part(fde, self._space)
 
     def landing_pad_at(self, address: int) -> tuple[int, int] | None:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
         if self._sites is None:
-            self._sites = CallSites(self._about.code.image, self._fde)
+            self._sites = CallSites(self._facts.code.image, self._fde)
         return self._sites.landing_pad(address)
 
     def call_clobbers(self, target: int) -> tuple[int, ...]:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
-        return self._about.callees.clobbered(target)
+        return self._facts.callees.clobbered(target)

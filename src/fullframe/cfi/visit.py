@@ -10,10 +10,10 @@ from bisect import bisect_left, bisect_right
 
 from fullframe.cfi.claims import ASSUMED, PROVED, Answer, Claim, ClaimBook, ClaimRows, Verdict
 from fullframe.cfi.context import FunctionContext
+from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.handover import Handover, made_uncertain
 from fullframe.cfi.image_code import is_stub
-from fullframe.cfi.known import Known
 from fullframe.cfi.premises import premise, signal_entry
 from fullframe.cfi.results import FunctionResult, Run, reason_of
 from fullframe.cfi.trampolines import Trampoline
@@ -26,13 +26,13 @@ class Visitor:
     """Visits functions of one image.
 
     Args:
-        known: what is known of the image.
+        facts: what is known of the image.
         handover: what other FDEs bring.
         thorough: results tell every boundary's state, however often it was proved before.
     """
 
-    def __init__(self, known: Known, handover: Handover, *, thorough: bool) -> None:
-        self._known = known
+    def __init__(self, facts: ImageFacts, handover: Handover, *, thorough: bool) -> None:
+        self._facts = facts
         self._handover = handover
         self._thorough = thorough
 
@@ -56,10 +56,10 @@ class Visitor:
             trampoline: what it is, if that.
             doubt_calls: see :class:`fullframe.cfi.context.FunctionContext`.
         """
-        engine = self._known.engine
+        engine = self._facts.engine
         classifier = engine.precise
         listing = decode(classifier, body, begin)
-        context = FunctionContext(self._known, fde, body, rows, classifier, doubt_calls=doubt_calls)
+        context = FunctionContext(self._facts, fde, body, rows, classifier, doubt_calls=doubt_calls)
         follower = Follower(classifier, context)
         flow = follower.start(listing)
         if trampoline is not None:
@@ -100,8 +100,8 @@ class Visitor:
         context: FunctionContext,
     ) -> list[tuple[int, State]]:
         """Return (offset, state) of where control enters the function."""
-        known = self._known
-        engine, code = known.engine, known.code
+        facts = self._facts
+        engine, code = facts.engine, facts.code
         space, book = engine.precise.space, engine.book
         seeds = []
         if fde.cie.is_signal_frame:
@@ -127,8 +127,8 @@ class Visitor:
                     seeds.append((offset, entry_state))
         elif (
             not rows
-            or not known.entries.is_fragment(fde, rows, code.code_of(fde))
-            or known.entries.is_function(fde, {arrival.address for arrival in arrivals})
+            or not facts.entries.is_fragment(fde, rows, code.code_of(fde))
+            or facts.entries.is_function(fde, {arrival.address for arrival in arrivals})
         ):
             seeds.append((0, entry_state))
         for arrival in arrivals:
@@ -202,9 +202,9 @@ class Visitor:
         found: State | None = None
         address = flow.listing.begin + flow.listing.starts[index]
         for state in dict.fromkeys(flow.blind.values()):
-            if self._known.engine.book.judge(space, state, claim, address) is PROVED:
+            if self._facts.engine.book.judge(space, state, claim, address) is PROVED:
                 found = state if found is None else space.join(found, state)
-        if found is None or self._known.engine.book.judge(space, found, claim, address) is PROVED:
+        if found is None or self._facts.engine.book.judge(space, found, claim, address) is PROVED:
             return found
         return None
 
@@ -212,7 +212,7 @@ class Visitor:
         if index in listing.padding:
             return True
         start = listing.starts[index]
-        filler = is_filler(self._known.engine.machine.bits, body[start : start + 15])
+        filler = is_filler(self._facts.engine.machine.bits, body[start : start + 15])
         if filler:
             listing.padding.add(index)
         return filler
@@ -221,7 +221,7 @@ class Visitor:
         """Hold rows against states, one question for each pair that meets."""
         listing = flow.listing
         starts = listing.starts
-        book, space = self._known.engine.book, self._known.engine.precise.space
+        book, space = self._facts.engine.book, self._facts.engine.precise.space
         row_indices = [bisect_left(starts, offset) for offset, _ in rows]
         runs: list[Run] = []
         covered = 0

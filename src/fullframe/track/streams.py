@@ -74,6 +74,7 @@ class Stream:
 
     Attributes:
         begin: address of the first byte.
+        end: address after the last.
         code: the bytes.
         count: instructions, those that do not matter included.
         kinds: of each event, ``LEADER`` added where control arrives from elsewhere.
@@ -84,6 +85,7 @@ class Stream:
     """
 
     begin: int
+    end: int
     code: bytes
     count: int
     kinds: list[int]
@@ -92,21 +94,15 @@ class Stream:
     payloads: list[Any]
     strays: bool
     _starts: _Array
-
-    @property
-    def end(self) -> int:
-        """Address after the last byte."""
-        return self.begin + len(self.code)
+    _offsets: frozenset[int] | None = None
 
     def are_starts(self, addresses: Iterable[int]) -> bool:
         """Return whether instructions start at all of some addresses."""
-        starts = self._starts
+        begin, starts = self.begin, self._offsets
         for address in addresses:
-            offset = address - self.begin
-            if not 0 <= offset < len(self.code):
-                return False
-            position = int(np.searchsorted(starts, offset))
-            if position == len(starts) or starts[position] != offset:
+            if starts is None:
+                starts = self._offsets = frozenset(self._starts.tolist())
+            if address - begin not in starts:
                 return False
         return True
 
@@ -248,7 +244,7 @@ class _Batch:
         """Sort the branches, find the leaders, and cut the batch into its ranges' streams."""
         if not self._parts:
             nothing = np.zeros(0, np.int64)
-            return [Stream(at, code, 0, [], [], [], [], False, nothing) for at, code in ranges]
+            return [Stream(at, at, code, 0, [], [], [], [], False, nothing) for at, code in ranges]
         kinds, lengths, targets = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         ends = np.cumsum(lengths)
         starts = ends - lengths
@@ -256,35 +252,39 @@ class _Batch:
         offsets = np.cumsum(sizes) - sizes
         begins = np.array([begin for begin, _ in ranges], np.uint64)
         first = np.searchsorted(starts, offsets)
+        numbers = np.arange(len(ranges))
+        counts = np.diff(first, append=self.count)
         is_start = np.zeros(size, bool)
         is_start[starts] = True
         is_target = np.zeros(size, bool)
         strays = np.zeros(len(ranges), bool)
+        owners = np.repeat(numbers, counts)
         self._sort_jumps(
-            kinds, starts, targets, (begins, offsets, sizes), (is_start, is_target, strays)
+            kinds, starts, targets, owners, (begins, offsets, sizes), (is_start, is_target, strays)
         )
         leaders = is_target[starts]
-        events = np.flatnonzero((kinds != NOTHING) | leaders)
+        chosen = (kinds != NOTHING) | leaders
+        events = np.flatnonzero(chosen)
         base = begins - offsets.astype(np.uint64)
-        owners = np.searchsorted(first, events, "right") - 1
-        addresses = (starts[events].astype(np.uint64) + base[owners]).tolist()
+        addresses = (starts[events].astype(np.uint64) + base[owners[events]]).tolist()
         all_kinds = (kinds[events] + np.uint8(LEADER) * leaders[events]).tolist()
         all_lengths = lengths[events].tolist()
         payloads: list[Any] = targets[events].tolist()
         if self.payloads:
-            indices = np.fromiter((index for index, _ in self.payloads), np.int64)
-            places = np.searchsorted(events, indices).tolist()
+            indices = np.array([index for index, _ in self.payloads], np.int64)
+            places = (np.cumsum(chosen) - 1)[indices].tolist()
             for place, (_, payload) in zip(places, self.payloads, strict=True):
                 payloads[place] = payload
         cuts = [*np.searchsorted(events, first).tolist(), len(events)]
-        counts = [*first.tolist(), self.count]
+        heads = [*first.tolist(), self.count]
         streams = []
         for number, (begin, code) in enumerate(ranges):
             one, other = cuts[number], cuts[number + 1]
-            head, tail = counts[number], counts[number + 1]
+            head, tail = heads[number], heads[number + 1]
             streams.append(
                 Stream(
-                    begin, code, tail - head, all_kinds[one:other], addresses[one:other],
+                    begin, begin + len(code), code, tail - head, all_kinds[one:other],
+                    addresses[one:other],
                     all_lengths[one:other], payloads[one:other], bool(strays[number]),
                     starts[head:tail] - offsets[number],
                 )
@@ -296,6 +296,7 @@ class _Batch:
         kinds: _Array,
         starts: _Array,
         targets: _Array,
+        owners: _Array,
         ranges: tuple[_Array, _Array, _Array],
         marks: tuple[_Array, _Array, _Array],
     ) -> None:
@@ -305,8 +306,7 @@ class _Batch:
         jumps = np.flatnonzero((kinds == BRANCH) | (kinds == CALL) | (kinds == JUMP))
         if not len(jumps):
             return
-        owners = np.searchsorted(offsets, starts[jumps], "right") - 1
-        # Empty ranges share the offset of the one behind, which is found here as the last.
+        owners = owners[jumps]
         relative = targets[jumps] - begins[owners]  # unsigned: below the begin is far above
         inside = relative < sizes[owners].astype(np.uint64)
         place = np.where(inside, relative, np.uint64(0)).astype(np.int64) + offsets[owners]

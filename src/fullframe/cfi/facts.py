@@ -11,7 +11,7 @@ from fullframe.track.calls import Callees
 
 
 @dataclass(slots=True)
-class Known:
+class ImageFacts:
     """What is known of one image.
 
     Attributes:
