@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from functools import cached_property
+from typing import NamedTuple, TypeVar
 
 from fullframe.cfi.claims import PROVED, Answer, ClaimRows, Verdict
 from fullframe.cfi.engine import Engine
 from fullframe.cfi.entries import Entries, called
 from fullframe.cfi.facts import ImageFacts
-from fullframe.cfi.findings import Doubtful, FileReport
+from fullframe.cfi.findings import FileReport
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.handover import Handover
 from fullframe.cfi.image_code import ImageCode
@@ -35,6 +37,8 @@ from fullframe.track.state import TooComplexError
 
 #: A function is followed at most this often as other functions' jumps into it come to light.
 _MOST_VISITS = 12
+
+Outcome = TypeVar("Outcome")
 
 
 class _Parts(NamedTuple):
@@ -60,6 +64,10 @@ class ImageChecker:
         image: the file.
         engine: shared state of the machine; made anew when None.
         thorough: follow every function so that its results tell every boundary's state.
+
+    Attributes:
+        crossings: where FDEs begin that jump out of the share that was checked, and what they
+            jump into.
     """
 
     def __init__(
@@ -85,6 +93,9 @@ class ImageChecker:
         self._prover = StraightProver(self.facts, self.handover)
         self._visitor = Visitor(self.facts, self.handover, thorough=thorough)
         self._queue: deque[Fde] = deque()
+        self._prepared = False
+        self._share: Collection[int] | None = None
+        self.crossings: list[tuple[int, int]] = []
 
     # -- one function ------------------------------------------------------------------------
 
@@ -180,7 +191,11 @@ class ImageChecker:
         changed = self.handover.give(fde, result.exits, space, self.engine.rows_of)
         if result.changes is not None and self.handover.has_given(fde):
             self.handover.flows[fde.begin] = result.changes
-        return changed
+        share = self._share
+        if share is None:
+            return changed
+        self.crossings += [(fde.begin, to.begin) for to in changed if to.begin not in share]
+        return [receiver for receiver in changed if receiver.begin in share]
 
     def _rows_of(self, fde: Fde) -> ClaimRows:
         """Return a function's claims, without those on the register that it exists to load.
@@ -207,13 +222,44 @@ class ImageChecker:
 
     def results(self) -> list[FunctionResult]:
         """Check every function; functions whose bytes are missing are left out."""
-        done: dict[int, FunctionResult] = {}
+        done = self.check(lambda result: result)
+        return [done[begin] for begin in sorted(done)]
+
+    @cached_property
+    def parts(self) -> frozenset[int]:
+        """Where the FDEs begin that look like parts of functions; they are followed last.
+
+        By then what jumps into them has been followed.
+        """
+        return frozenset([fde.begin for fde in self.fdes if self._comes_last(fde)])
+
+    def prepare(self) -> None:
+        """Find out what checking any share of the image needs to know of the whole."""
+        if not self._prepared:
+            self.facts.entries.called = called(self.code, self.parts)
+            self._prepared = True
+
+    def check(
+        self, outcome: Callable[[FunctionResult], Outcome], share: Collection[int] | None = None
+    ) -> dict[int, Outcome]:
+        """Check the functions of an image, or a share of them.
+
+        Args:
+            outcome: what is kept of a function's result. A function is followed again when it
+                comes to light that another jumps into it.
+            share: where the FDEs to be checked begin; None for all. What jumps from them to
+                others is noted in ``crossings``.
+
+        Returns:
+            The outcomes by where the FDE begins; functions whose bytes are missing are left out.
+        """
+        self.prepare()
+        done: dict[int, Outcome] = {}
         visits: dict[int, int] = {}
-        # Fragments last: by then what jumps into them has been followed.
-        last = {fde.begin for fde in self.fdes if self._comes_last(fde)}
-        self.facts.entries.called = called(self.code, last)
-        queue = self._queue = deque(sorted(self.fdes, key=lambda fde: fde.begin in last))
-        queued = {fde.begin for fde in self.fdes}
+        fdes = self.fdes if share is None else [fde for fde in self.fdes if fde.begin in share]
+        self._share = share
+        queue = self._queue = deque(sorted(fdes, key=lambda fde: fde.begin in self.parts))
+        queued = {fde.begin for fde in fdes}
         while queue:
             fde = queue.popleft()
             queued.discard(fde.begin)
@@ -224,14 +270,14 @@ class ImageChecker:
                 changed = self._give(fde, result)
             except FullframeError:
                 continue
-            done[fde.begin] = result
             for receiver in changed:
                 if receiver.begin not in queued and visits.get(receiver.begin, 0) < _MOST_VISITS:
                     queue.append(receiver)
                     queued.add(receiver.begin)
             result.exits = {}
             result.changes = None
-        return [done[begin] for begin in sorted(done)]
+            done[fde.begin] = outcome(result)
+        return done
 
     def _comes_last(self, fde: Fde) -> bool:
         try:
@@ -259,52 +305,34 @@ def _distinct(tables: list[FrameTable]) -> list[Fde]:
     return distinct
 
 
-def check_image(image: Image, engine: Engine | None = None) -> FileReport:
+def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> FileReport:
     """Check all CFI of one image.
 
     Args:
         image: an ELF file that was read.
         engine: shared state; made anew when None.
+        jobs: processes; more than one pays for large images only.
 
     Returns:
         Counts and findings. Raises InputError where the CFI sections cannot be read at all.
     """
-    from fullframe.cfi.describe import findings_of, malformed
+    from fullframe.cfi.describe import malformed, report_of
+    from fullframe.cfi.shares import check_in_shares
 
     began = time.perf_counter()
     checker = ImageChecker(image, engine)
     report = FileReport(
         image.path, "x32" if getattr(image, "is_x32", False) else image.machine.name
     )
-    for result in checker.results():
-        report.functions += 1
-        report.boundaries += result.boundaries
-        report.proved += result.tally[Answer.PROVED]
-        report.wrong += result.tally[Answer.WRONG]
-        report.assumed += result.tally[Answer.ASSUMED]
-        report.cannot_tell += result.tally[Answer.CANNOT_TELL]
-        if result.has_findings:
-            report.findings += findings_of(checker, result)
-        if result.tally[Answer.ASSUMED] or result.tally[Answer.CANNOT_TELL]:
-            report.doubtful += _doubtful(checker, result)
+    if jobs > 1:
+        reports = check_in_shares(checker, jobs)
+    else:
+        reports = checker.check(lambda result: report_of(checker, result))
+    for begin in sorted(reports):
+        report.add(reports[begin])
     report.findings += malformed(image, checker.tables)
     report.seconds = time.perf_counter() - began
     return report
-
-
-def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:
-    name = checker.image.function_name(result.fde.begin)
-    found: list[Doubtful] = []
-    end = -1
-    for run in result.runs:
-        if run.verdict.answer in (Answer.ASSUMED, Answer.CANNOT_TELL):
-            if found and run.begin == end and found[-1].reason == run.reason:
-                found[-1].boundaries += run.end - run.begin
-            else:
-                address = result.listing.begin + result.listing.starts[run.begin]
-                found.append(Doubtful(run.reason, name, address, run.end - run.begin))
-            end = run.end
-    return found
 
 
 __all__ = ["Engine", "ImageChecker", "check_image"]

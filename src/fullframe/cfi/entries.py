@@ -116,7 +116,7 @@ class Entries:
 
         Args:
             fde: the FDE.
-            rows: its claims, at least one.
+            rows: its claims by offset in ``body``.
             body: its code, or the beginning of it.
         """
         # GCC's cold part that consists of landing pads. One at the very begin of an LSDA's range
@@ -124,8 +124,7 @@ class Entries:
         # begins an FDE before the alignment, with the row of the alignment's own.
         if len(rows) > 1 and self._is_fill(body[: rows[1][0]]):
             return True
-        engine = self._engine
-        return not holds_at_entry(engine.book, engine.coarse.space, rows[0][1], fde.begin)
+        return self.is_part(fde, self._engine.coarse.space)
 
     def is_part(self, fde: Fde, space: StateSpace) -> bool:
         """Return whether an FDE's first row is not that of a called function."""

@@ -49,6 +49,11 @@ class ImageCode(NamedCode):
         except FullframeError:
             return None
 
+    def is_plt(self, fde: Fde) -> bool:
+        """Return whether an FDE is that of PLT stubs, of any kind."""
+        section = self.image.section_at(fde.begin)
+        return section is not None and section.name.startswith(".plt")
+
     def is_seeded_stub(self, fde: Fde, target: int) -> bool:
         """Return whether an address in an FDE is a PLT stub, which is followed as called.
 
@@ -59,10 +64,12 @@ class ImageCode(NamedCode):
         known = self._stubs.get(target)
         if known is None:
             known = False
-            section = self.image.section_at(target)
-            if section is not None and section.name.startswith(".plt"):
-                at = target - fde.begin
-                known = at % 8 == 0 and is_stub(self.image.machine, self.code_of(fde)[at : at + 16])
+            at = target - fde.begin
+            known = (
+                at % 8 == 0
+                and self.is_plt(fde)
+                and is_stub(self.image.machine, self.code_of(fde)[at : at + 16])
+            )
             self._stubs[target] = known
         return known
 

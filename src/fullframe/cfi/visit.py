@@ -117,8 +117,7 @@ class Visitor:
             )
 
         arrivals = self._handover.at(fde)
-        section = code.image.section_at(fde.begin)
-        if section is not None and section.name.startswith(".plt"):
+        if code.is_plt(fde):
             body = code.code_of(fde)
             for offset in range(0, fde.end - fde.begin, 8):
                 if listing.index_of(offset) is not None and (
