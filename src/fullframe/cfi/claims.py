@@ -6,6 +6,7 @@ in a state is remembered in the state, so that the checker asks each question on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -104,6 +105,8 @@ class Verdict:
 
 
 PROVED: Final = Verdict(Answer.PROVED)
+#: Proved from a premise.
+ASSUMED: Final = Verdict(Answer.ASSUMED)
 _ANOTHER_STACK: Final = Verdict(
     Answer.CANNOT_TELL,
     (
@@ -144,6 +147,26 @@ class Claim:
         self.reads_ip = ip_mask != 0
         self.ip_mask = ip_mask
         self.scratch = scratch
+
+
+#: Claims that are kept to be found again.
+_MOST_CLAIMS: Final = 1 << 17
+
+
+class ClaimRows(list[tuple[int, Claim]]):
+    """The claims of a function: (offset from its begin, claim from there on), ascending.
+
+    Functions with the same rows share one.
+
+    Attributes:
+        offsets: those offsets.
+    """
+
+    __slots__ = ("offsets",)
+
+    def __init__(self, rows: Iterable[tuple[int, Claim]]) -> None:
+        super().__init__(rows)
+        self.offsets = frozenset([offset for offset, _ in self])
 
 
 class _Symbols:
@@ -199,6 +222,7 @@ class ClaimBook:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._claims: dict[object, Claim] = {}
+        self._by_identity: dict[tuple[int, int], tuple[CfaRule | None, Registers, Claim]] = {}
         self._columns = (*machine.callee_saved, IP)
         # A signal interrupts code that still needs every register.
         general = range(16 if machine.bits == 64 else 8)
@@ -206,10 +230,22 @@ class ClaimBook:
 
     def claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
         """Return the claim of a row's rules (``registers`` by DWARF number)."""
+        # Rows that come out of one program share their rules.
+        same = (id(cfa), id(registers))
+        held = self._by_identity.get(same)
+        if held is not None and held[0] is cfa and held[1] is registers:
+            return held[2]
+        if len(self._by_identity) > _MOST_CLAIMS:
+            self._by_identity.clear()
+        found = self._claim(cfa, registers)
+        self._by_identity[same] = (cfa, registers, found)
+        return found
+
+    def _claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
         key = (cfa, frozenset(registers.items()))
         found = self._claims.get(key)
         if found is None:
-            if len(self._claims) > 1 << 18:
+            if len(self._claims) > _MOST_CLAIMS:
                 self._claims.clear()
             numbers = self.machine.dwarf_to_hardware
             rules = {numbers[n]: rule for n, rule in registers.items() if n in numbers}

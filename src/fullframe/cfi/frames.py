@@ -157,9 +157,12 @@ class Fde:
     def program(self) -> Program:
         """Interpret the instructions; mostly one object for all FDEs with the same bytes."""
         table = self._table
-        return self.cie.interpreter.run(
-            table.data[self._first : self._last], Position(self.begin, table.address + self._first)
-        )
+        code = table.data[self._first : self._last]
+        interpreter = self.cie.interpreter
+        known = interpreter.known.get(code)
+        if known is not None:
+            return known
+        return interpreter.run(code, Position(self.begin, table.address + self._first))
 
     def relative_rows(self) -> tuple[RelativeRow, ...]:
         """Return (address relative to :attr:`begin`, CFA rule, register rules, args_size).

@@ -184,6 +184,11 @@ class Interpreter:
         return program
 
     @property
+    def known(self) -> dict[bytes, Program]:
+        """Programs that are kept, by their instructions."""
+        return self._programs
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is kept for reuse."""
         return not self._programs and not self._nodes

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fullframe.cfi.check import FunctionResult, ImageChecker, Run
+from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.describe import instruction_text
 from fullframe.cfi.files import engine_for
+from fullframe.cfi.results import FunctionResult, Run
 from fullframe.elf.image import Image
 from fullframe.errors import InputError, Place
 from fullframe.track.state import State

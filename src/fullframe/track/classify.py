@@ -9,6 +9,7 @@ instruction that is not modelled clobbers what iced-x86 says it writes.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import Final
 
@@ -55,6 +56,7 @@ WRITES = frozenset(
     {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 )
 _MOST_ENCODINGS = 1 << 17
+_MOST_EFFECTS = 1 << 16
 _CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
 _REGISTERS: Final = 256
 
@@ -76,10 +78,10 @@ class Classifier:
         self.space = space
         machine = space.machine
         self.word_bytes = machine.word_bytes
-        self.relevance: list[int] = [UNSEEN] * _CODES
+        self.relevance = array("b", [UNSEEN]) * _CODES
         self.by_encoding: dict[bytes, Effect | None] = {}
-        self.tracked_register = [False] * _REGISTERS
-        self.tracked_base = [False] * _REGISTERS
+        self.tracked_register = bytearray(_REGISTERS)
+        self.tracked_base = bytearray(_REGISTERS)
         tracked = range(16) if space.precise else (*machine.callee_saved, SP)
         bases = range(16) if space.precise else (SP, BP)
         for iced, hardware in _HARDWARE.items():
@@ -106,6 +108,15 @@ class Classifier:
         if found is None:
             found = self._interned[key] = Effect(" ".join(map(str, key)), make())
         return found
+
+    def trim(self) -> None:
+        """Keep memory bounded; between functions only."""
+        if len(self._interned) > _MOST_EFFECTS:
+            # States remember what followed them by effect: they go as well.
+            self._interned.clear()
+            self.by_encoding.clear()
+            self.space.forget()
+        self.space.trim()
 
     def call_that_pops(self, popped_bytes: int) -> Effect:
         """A call whose callee takes ``popped_bytes`` of arguments off the stack."""

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from iced_x86 import (
     Decoder,
@@ -57,8 +56,7 @@ _COUNTED_BEYOND: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """An address known while the code is read: ``base``, or with ``entry_bytes`` a table's entry.
 
     Attributes:
@@ -195,16 +193,19 @@ class TableReader:
         targets = []
         size = table.entry_bytes
         mask = (1 << self._machine.bits) - 1
-        for number in range(count):
-            value = self._read(table.base + number * size, size)
+        read, believed = self._read, set()
+        for address in range(table.base, table.base + count * size, size):
+            value = read(address, size)
             if value is None:
                 break
             if table.added is not None:
                 if size == 4 and value >> 31:
                     value -= 1 << 32
                 value = (value + table.added) & mask
-            if not self._is_target(value):
-                break
+            if value not in believed:
+                if not self._is_target(value):
+                    break
+                believed.add(value)
             targets.append(value)
         return targets
 

@@ -6,9 +6,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fullframe.cfi.check import FunctionResult, ImageChecker
+from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.frames import Fde
+from fullframe.cfi.results import FunctionResult
 from fullframe.cfi.write.compare import Difference, RowMap, section_shift
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.directives import (
