@@ -112,6 +112,14 @@ def test_store_of_an_unrolled_loop(store: str, tmp_path: Path) -> None:
     assert _tally(body, tmp_path) == (0, 3)
 
 
+def test_store_over_a_slot_that_is_not_needed_any_more(tmp_path: Path) -> None:
+    """Where the register is back in its place, the slot is free, and a rule for it is wrong."""
+    body = _CONTAINER.format(given=8).replace(
+        "movq %rcx, 32(%rdx)", "movq 48(%rsp), %rbx\nmovq %rcx, 48(%rsp)"
+    )
+    assert _tally(body, tmp_path)[0] == 3
+
+
 def test_push_over_a_saved_register(tmp_path: Path) -> None:
     """A push is meant: what was there is gone."""
     body = """

@@ -272,7 +272,7 @@ def store(memory: Memory, source: int | None, size_bytes: int) -> Apply:
 
 
 def _doubt_losses(space: StateSpace, before: State, after: State) -> State:
-    """Take no saved register to be overwritten for certain by a store that is no push.
+    """Take no store but a push to lose a caller's register for certain.
 
     A pointer that would hit the save area is hardly what it seems to be, and stores of an
     unrolled loop that would are on a path that cannot be taken (Clang fills short arrays so).
@@ -280,9 +280,17 @@ def _doubt_losses(space: StateSpace, before: State, after: State) -> State:
     lost = {
         place: UNKNOWN
         for place, value in before.slots.items()
-        if (isinstance(value, Entry) or value in VAGUE) and after.slots.get(place) is not value
+        if after.slots.get(place) is not value
+        and (
+            value in VAGUE
+            or (isinstance(value, Entry) and value.register != IP and not _holds(after, value))
+        )
     }
     return space.make(after.registers, {**after.slots, **lost}) if lost else after
+
+
+def _holds(state: State, value: Value) -> bool:
+    return value in state.registers or value in state.slots.values()
 
 
 def _lent(space: StateSpace, state: State, base: int) -> State:
