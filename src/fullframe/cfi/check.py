@@ -32,7 +32,7 @@ from fullframe.cfi.visit import Visitor
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
 from fullframe.track.calls import Callees
-from fullframe.track.listing import decode
+from fullframe.track.listing import decode, is_filler
 from fullframe.track.state import TooComplexError
 
 #: A function is followed at most this often as other functions' jumps into it come to light.
@@ -284,6 +284,8 @@ class ImageChecker:
             body = bytes(self.image.read(fde.begin, 1))
         except FullframeError:
             return False
+        if fde.begins_as_cie and not is_filler(self.engine.machine.bits, body):
+            return not self.facts.entries.is_called_by(fde.cie)
         return self.facts.entries.is_fragment(fde, self.engine.rows_of(fde), body)
 
 

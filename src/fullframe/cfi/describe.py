@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax
@@ -35,6 +36,8 @@ def report_of(checker: ImageChecker, result: FunctionResult) -> FunctionReport:
         checker: of the image.
         result: the function.
     """
+    if result.coarse:
+        return _all_proved(result.boundaries)
     tally = result.tally
     assumed, cannot_tell = tally[Answer.ASSUMED], tally[Answer.CANNOT_TELL]
     return FunctionReport(
@@ -45,6 +48,12 @@ def report_of(checker: ImageChecker, result: FunctionResult) -> FunctionReport:
         findings=tuple(findings_of(checker, result)) if result.has_findings else (),
         doubtful=tuple(_doubtful(checker, result)) if assumed or cannot_tell else (),
     )
+
+
+@lru_cache(1 << 14)
+def _all_proved(boundaries: int) -> FunctionReport:
+    """Share the report of functions that have nothing else to report."""
+    return FunctionReport(boundaries, 0, 0, 0)
 
 
 def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:

@@ -14,7 +14,7 @@ from iced_x86 import Code, Decoder, DecoderOptions
 
 from fullframe.cfi.claims import Answer, Claim, ClaimBook, ClaimRows
 from fullframe.cfi.engine import Engine
-from fullframe.cfi.frames import Fde
+from fullframe.cfi.frames import Cie, Fde
 from fullframe.cfi.image_code import ImageCode
 from fullframe.errors import FullframeError
 from fullframe.track.listing import is_filler
@@ -125,6 +125,12 @@ class Entries:
         if len(rows) > 1 and self._is_fill(body[: rows[1][0]]):
             return True
         return self.is_part(fde, self._engine.coarse.space)
+
+    def is_called_by(self, cie: Cie) -> bool:
+        """Return whether a CIE's initial row is that of a called function."""
+        engine, row = self._engine, cie.initial_row
+        claim = engine.book.claim(row.cfa, row.registers)
+        return holds_at_entry(engine.book, engine.coarse.space, claim, 0)
 
     def is_part(self, fde: Fde, space: StateSpace) -> bool:
         """Return whether an FDE's first row is not that of a called function."""

@@ -46,6 +46,7 @@ def check_in_shares(checker: ImageChecker, jobs: int) -> Reports:
     """
     global _checker
     checker.prepare()
+    checker.image.symbol_at(0)  # reads the symbols, once for all processes
     groups = _Groups(checker)
     shares = groups.divided(jobs * _SHARES_BY_JOB)
     reports: Reports = {}

@@ -17,8 +17,8 @@ from fullframe.cfi.premises import SIGNAL_FRAMES
 from fullframe.track.listing import is_filler
 from fullframe.x86.registers import Machine
 
-#: Encodings of syscall and int $0x80.
-_SYSTEM_CALLS = (b"\x0f\x05", b"\xcd\x80")
+_SYSCALL = b"\x0f\x05"
+_INT_80 = b"\xcd\x80"
 _ACCUMULATOR = (Register.EAX, Register.RAX)
 
 
@@ -47,7 +47,7 @@ def find_trampoline(machine: Machine, body: bytes, *, believed: bool) -> Trampol
     Returns:
         The trampoline, or None.
     """
-    if not believed and not any(call in body for call in _SYSTEM_CALLS):
+    if not believed and _SYSCALL not in body and _INT_80 not in body:
         return None
     # What stands at the begin may be the end of other code: a trampoline at the very begin is
     # looked for first, and only a nop is skipped as filling.

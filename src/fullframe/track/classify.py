@@ -20,6 +20,7 @@ from iced_x86 import (
     InstructionInfoFactory,
     Mnemonic,
     OpAccess,
+    OpCodeOperandKind,
     OpKind,
     Register,
     RegisterExt,
@@ -187,6 +188,8 @@ class Classifier:
                 return FULL_LOOK
         if level == DISMISSED and any(m.access in WRITES for m in info.used_memory()):
             return FULL_LOOK
+        if not self.space.precise and instruction.op_code().op0_kind in _VECTORS_ONLY:
+            return DISMISSED
         return level
 
     # -- the full look -----------------------------------------------------------------------
@@ -540,6 +543,16 @@ _HANDLERS: Final[dict[int, Handler]] = {
 for _name in dir(Mnemonic):
     if _name.startswith("CMOV"):
         _HANDLERS[getattr(Mnemonic, _name)] = _cmov
+#: Kinds of operand 0 that can be nothing else than a vector register.
+_VECTORS_ONLY = frozenset(
+    {
+        OpCodeOperandKind.XMM_REG,
+        OpCodeOperandKind.XMM_VVVV,
+        OpCodeOperandKind.YMM_REG,
+        OpCodeOperandKind.ZMM_REG,
+        OpCodeOperandKind.MM_REG,
+    }
+)
 _NEEDS_FULL_LOOK = frozenset({Mnemonic.XCHG, Mnemonic.LEAVE, Mnemonic.ENTER})
 
 __all__ = ["AX", "BX", "DI", "DX", "SI", "Classifier"]
