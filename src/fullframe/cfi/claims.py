@@ -503,7 +503,12 @@ class ClaimBook:
         wanted = CFA if column == SP else entry(column)
         names = self.machine.register_names
         places = [names[n] for n, value in enumerate(state.registers) if value is wanted]
-        places += [_frame_place(key) for key, value in state.slots.items() if value is wanted]
+        # What lies in memory from elsewhere no rule over a register of this function finds again.
+        places += [
+            _frame_place(place)
+            for place, value in state.slots.items()
+            if value is wanted and not is_lent(place[0])
+        ]
         name = "the return address" if column == IP else f"the caller's {names[column]}"
         if not places:
             return f"{name} is nowhere in the frame"

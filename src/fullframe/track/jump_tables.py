@@ -115,14 +115,7 @@ class TableReader:
         Returns:
             Offset of the jump from ``begin`` to target addresses, each once, in table order.
         """
-        reader = self._reading()
-        jumps: dict[int, tuple[Known, int | None]] = {}
-        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
-            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
-                known = reader.target_of(instruction)
-                if known is not None:
-                    jumps[instruction.ip - begin] = (known, reader.bound())
-            reader.see(instruction)
+        jumps, reader = self._jumps(code, begin)
         starts = sorted({known.base for known, _ in jumps.values()})
         found: dict[int, list[int]] = {}
         left = _MOST_ENTRIES_TOGETHER
@@ -143,6 +136,52 @@ class TableReader:
             if targets:
                 found[offset] = targets
         return found
+
+    def within(self, code: bytes, begin: int) -> list[tuple[int, int]]:
+        """Return the tables that stand in the code itself, where hand-written code puts them.
+
+        Bytes of a table are no instructions, and what was decoded behind them may be none either.
+
+        Args:
+            code: the function's bytes.
+            begin: their address.
+
+        Returns:
+            (offset of a table from ``begin``, its size in bytes); a table ends at the latest
+            where the first of its targets behind it begins.
+        """
+        end = begin + len(code)
+        found: dict[int, int] = {}
+        jumps, _ = self._jumps(code, begin)
+        for known, bound in jumps.values():
+            if not begin <= known.base < end:
+                continue
+            size, limit, place = known.entry_bytes, end, known.base
+            most = _MOST_ENTRIES if bound is None else bound
+            while place + size <= limit and (place - known.base) // size < most:
+                value = self._entry(known, place)
+                if value is None or not begin <= value < end:
+                    break
+                if value > known.base:
+                    limit = min(limit, value)
+                place += size
+            if place > known.base:
+                found[known.base - begin] = min(place, limit) - known.base
+        return sorted(found.items())
+
+    def _jumps(
+        self, code: bytes, begin: int
+    ) -> tuple[dict[int, tuple[Known, int | None]], _Reading]:
+        """Read code once: (table and bound by offset of the indirect jump, what was learnt)."""
+        reader = self._reading()
+        jumps: dict[int, tuple[Known, int | None]] = {}
+        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
+            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
+                known = reader.target_of(instruction)
+                if known is not None:
+                    jumps[instruction.ip - begin] = (known, reader.bound())
+            reader.see(instruction)
+        return jumps, reader
 
     def find_last(self, code: bytes, begin: int) -> list[int] | None:
         """Return the targets of the indirect jump that ends a piece of code.
@@ -190,24 +229,26 @@ class TableReader:
         return list(dict.fromkeys(self._take(table, count))), False
 
     def _take(self, table: Known, count: int) -> list[int]:
-        targets = []
+        targets: list[int] = []
+        believed: set[int] = set()
         size = table.entry_bytes
-        mask = (1 << self._machine.bits) - 1
-        read, believed = self._read, set()
-        for address in range(table.base, table.base + count * size, size):
-            value = read(address, size)
-            if value is None:
-                break
-            if table.added is not None:
-                if size == 4 and value >> 31:
-                    value -= 1 << 32
-                value = (value + table.added) & mask
+        for place in range(table.base, table.base + count * size, size):
+            value = self._entry(table, place)
             if value not in believed:
-                if not self._is_target(value):
+                if value is None or not self._is_target(value):
                     break
                 believed.add(value)
             targets.append(value)
         return targets
+
+    def _entry(self, table: Known, place: int) -> int | None:
+        """Return where a table's entry at an address leads, or None where there is none."""
+        value = self._read(place, table.entry_bytes)
+        if value is None or table.added is None:
+            return value
+        if table.entry_bytes == 4 and value >> 31:
+            value -= 1 << 32
+        return (value + table.added) & ((1 << self._machine.bits) - 1)
 
 
 class _Reading:
