@@ -98,6 +98,7 @@ class TableReader:
         self._got = got_address
         self._is_target = is_target
         self._thunk = thunk
+        self._taken: dict[tuple[int, int, int | None, int], tuple[list[int], int]] = {}
 
     def find(self, code: bytes, begin: int) -> dict[int, list[int]]:
         """Return, for each indirect jump that was understood, its targets.
@@ -157,8 +158,8 @@ class TableReader:
         bound = reader.bound()
         if known is None or bound is None:
             return None
-        targets, whole = self._entries(known, bound, [])
-        return targets if whole else None
+        targets, number = self._take(known, bound)
+        return targets if number == bound else None
 
     def _reading(self) -> _Reading:
         got = self._got if self._machine.bits == 32 else None
@@ -168,17 +169,30 @@ class TableReader:
         self, table: Known, bound: int | None, starts: list[int]
     ) -> tuple[list[int], bool]:
         """Return a table's targets, and whether all that the bound check lets through are."""
-        size = table.entry_bytes
         if bound is not None:
-            targets = self._take(table, bound)
-            if len(targets) == bound:
-                return list(dict.fromkeys(targets)), True
+            targets, number = self._take(table, bound)
+            if number == bound:
+                return targets, True
         following = bisect_right(starts, table.base)
         limit = starts[following] if following < len(starts) else None
-        count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
-        return list(dict.fromkeys(self._take(table, count))), False
+        count = _MOST_ENTRIES
+        if limit is not None:
+            count = min(count, (limit - table.base) // table.entry_bytes)
+        return self._take(table, count)[0], False
 
-    def _take(self, table: Known, count: int) -> list[int]:
+    def _take(self, table: Known, count: int) -> tuple[list[int], int]:
+        """Return the targets of a table's first entries, and how many of these are any.
+
+        A compiler jumps through one table from hundreds of places (an interpreter's dispatch).
+        """
+        key = (table.base, table.entry_bytes, table.added, count)
+        known = self._taken.get(key)
+        if known is None:
+            targets = self._take_anew(table, count)
+            known = self._taken[key] = (list(dict.fromkeys(targets)), len(targets))
+        return known
+
+    def _take_anew(self, table: Known, count: int) -> list[int]:
         targets = []
         size = table.entry_bytes
         mask = (1 << self._machine.bits) - 1
