@@ -9,9 +9,11 @@ one is followed again with it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -19,7 +21,7 @@ from fullframe.cfi.claims import PROVED, Answer, ClaimRows, Verdict
 from fullframe.cfi.engine import Engine
 from fullframe.cfi.entries import Entries, called
 from fullframe.cfi.facts import ImageFacts
-from fullframe.cfi.findings import FileReport
+from fullframe.cfi.findings import FileReport, FunctionReport
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.handover import Handover
 from fullframe.cfi.image_code import ImageCode
@@ -326,9 +328,12 @@ def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> Fi
     report = FileReport(
         image.path, "x32" if getattr(image, "is_x32", False) else image.machine.name
     )
+    reports: dict[int, FunctionReport] | None = None
     if jobs > 1:
-        reports = check_in_shares(checker, jobs)
-    else:
+        # A process that is killed had no memory, as a rule: one alone needs less.
+        with contextlib.suppress(BrokenProcessPool):
+            reports = check_in_shares(checker, jobs)
+    if reports is None:
         reports = checker.check(lambda result: report_of(checker, result))
     for begin in sorted(reports):
         report.add(reports[begin])

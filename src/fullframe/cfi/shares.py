@@ -47,7 +47,7 @@ def check_in_shares(checker: ImageChecker, jobs: int) -> Reports:
     global _checker
     checker.prepare()
     checker.image.symbol_at(0)  # reads the symbols, once for all processes
-    groups = _Groups(checker)
+    groups = Groups(checker)
     shares = groups.divided(jobs * _SHARES_BY_JOB)
     reports: Reports = {}
     crossings: list[tuple[int, int]] = []
@@ -83,15 +83,27 @@ def _check(checker: ImageChecker, share: frozenset[int]) -> Reports:
     return checker.check(lambda result: report_of(checker, result), share)
 
 
-class _Groups:
-    """The FDEs of an image, in groups of what jumps into each other."""
+class Groups:
+    """The FDEs of an image, in groups of what jumps into each other.
+
+    Args:
+        checker: of the image.
+    """
 
     def __init__(self, checker: ImageChecker) -> None:
         self._fdes = checker.fdes
         self._number = {fde.begin: number for number, fde in enumerate(self._fdes)}
         self._leads = list(range(len(self._fdes)))
-        for source, target in _jumps(checker):
+        self._jumps = _jumps(checker)
+        for source, target in self._jumps:
             self._connect(source, target)
+
+    def jumping_into(self, begin: int) -> frozenset[int]:
+        """Return where the FDEs begin that seem to jump into the one that begins at an address."""
+        number = self._number[begin]
+        return frozenset(
+            self._fdes[source].begin for source, target in self._jumps if target == number
+        )
 
     def _lead(self, number: int) -> int:
         """Return what stands for the group of an FDE."""

@@ -72,6 +72,18 @@ class Known(NamedTuple):
     register: int | None = None
 
 
+class Bound(NamedTuple):
+    """How many entries a table has, as the code before the jump tells.
+
+    Attributes:
+        entries: how many.
+        exact: it was compared with; a mask only says that there are no more.
+    """
+
+    entries: int
+    exact: bool = True
+
+
 ReadWord = Callable[[int, int], int | None]
 
 
@@ -104,6 +116,7 @@ class TableReader:
         self._got = got_address
         self._is_target = is_target
         self._thunk = thunk
+        self._taken: dict[tuple[int, int, int | None, int], tuple[list[int], int]] = {}
 
     def find(self, code: bytes, begin: int) -> dict[int, list[int]]:
         """Return, for each indirect jump that was understood, its targets.
@@ -157,7 +170,7 @@ class TableReader:
             if not begin <= known.base < end:
                 continue
             size, limit, place = known.entry_bytes, end, known.base
-            most = _MOST_ENTRIES if bound is None else bound
+            most = _MOST_ENTRIES if bound is None else bound.entries
             while place + size <= limit and (place - known.base) // size < most:
                 value = self._entry(known, place)
                 if value is None or not begin <= value < end:
@@ -171,10 +184,10 @@ class TableReader:
 
     def _jumps(
         self, code: bytes, begin: int
-    ) -> tuple[dict[int, tuple[Known, int | None]], _Reading]:
+    ) -> tuple[dict[int, tuple[Known, Bound | None]], _Reading]:
         """Read code once: (table and bound by offset of the indirect jump, what was learnt)."""
         reader = self._reading()
-        jumps: dict[int, tuple[Known, int | None]] = {}
+        jumps: dict[int, tuple[Known, Bound | None]] = {}
         for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
             if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
                 known = reader.target_of(instruction)
@@ -210,25 +223,41 @@ class TableReader:
         return _Reading(self._machine, got, self._thunk)
 
     def _entries(
-        self, table: Known, bound: int | None, starts: list[int]
+        self, table: Known, bound: Bound | None, starts: list[int]
     ) -> tuple[list[int], bool]:
         """Return a table's targets, and whether all that the bound check lets through are."""
-        size = table.entry_bytes
-        if bound is not None:
-            targets = self._take(table, bound)
-            if len(targets) == bound:
-                return list(dict.fromkeys(targets)), True
-        following = bisect_right(starts, table.base)
-        limit = starts[following] if following < len(starts) else None
-        if table.added == table.base:
+        limit = None
+        if table.added == table.base and (bound is None or not bound.exact):
             # Distances taken from the wrong base may hit an instruction; addresses cannot.
-            referred = self._following(table.base)
-            if referred is not None and (limit is None or referred < limit):
-                limit = referred
-        count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
-        return list(dict.fromkeys(self._take(table, count))), False
+            limit = self._following(table.base)
+        if bound is not None:
+            count = bound.entries
+            if limit is not None:
+                count = min(count, (limit - table.base) // table.entry_bytes)
+            targets, number = self._take(table, count)
+            if number == count:
+                return targets, True
+        following = bisect_right(starts, table.base)
+        if following < len(starts):
+            limit = starts[following] if limit is None else min(limit, starts[following])
+        count = _MOST_ENTRIES
+        if limit is not None:
+            count = min(count, (limit - table.base) // table.entry_bytes)
+        return self._take(table, count)[0], False
 
-    def _take(self, table: Known, count: int) -> list[int]:
+    def _take(self, table: Known, count: int) -> tuple[list[int], int]:
+        """Return the targets of a table's first entries, and how many of these are any.
+
+        A compiler jumps through one table from hundreds of places (an interpreter's dispatch).
+        """
+        key = (table.base, table.entry_bytes, table.added, count)
+        known = self._taken.get(key)
+        if known is None:
+            targets = self._take_anew(table, count)
+            known = self._taken[key] = (list(dict.fromkeys(targets)), len(targets))
+        return known
+
+    def _take_anew(self, table: Known, count: int) -> list[int]:
         targets: list[int] = []
         believed: set[int] = set()
         size = table.entry_bytes
@@ -266,11 +295,11 @@ class _Reading:
         self.slots: dict[tuple[int, int], Known] = {}
         self.by_register: dict[int, Known] = {}
         self.loaded: dict[int | None, dict[int, None]] = {}
-        self._bound: int | None = None
+        self._bound: Bound | None = None
         self._since_bound = 0
         self._compared: int | None = None
 
-    def bound(self) -> int | None:
+    def bound(self) -> Bound | None:
         return self._bound if self._since_bound < 24 else None
 
     def target_of(self, i: Instruction) -> Known | None:
@@ -303,7 +332,7 @@ class _Reading:
                 # Whether something equals a number bounds nothing.
                 more = _COUNTED_BEYOND.get(i.mnemonic)
                 if more is not None:
-                    self._bound, self._since_bound = self._compared + more, 0
+                    self._bound, self._since_bound = Bound(self._compared + more), 0
             elif flow == FlowControl.INDIRECT_BRANCH:
                 # The next case: the bases are still there, this table's entry is not.
                 for register, known in list(self.registers.items()):
@@ -324,7 +353,7 @@ class _Reading:
         if mnemonic == Mnemonic.AND and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
             number = i.immediate(1)
             if 0 < number < 256 and number & (number + 1) == 0:
-                self._bound, self._since_bound = number + 1, 0
+                self._bound, self._since_bound = Bound(number + 1, exact=False), 0
         if i.op_count == 0:
             return
         if i.op0_kind == OpKind.MEMORY:
