@@ -1,0 +1,416 @@
+"""``fullframe vdso step``: build the program, step it through an image, ask the unwinders."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from fullframe.elf.image import Image
+from fullframe.errors import FullframeError, InputError, Place, ToolMissingError, UsageError
+from fullframe.run.gdb import GdbProcess
+from fullframe.run.ptrace import TracedProcess
+from fullframe.run.stepped import (
+    Control,
+    ProgramDiedError,
+    SteppedProgram,
+    TimeLimitError,
+    build_program,
+    child_environment,
+    control_field,
+)
+from fullframe.toolchain.find import find_toolchain
+from fullframe.vdso.step.ask import UNWINDERS, AskGdb, AskInProcess, AskRows
+from fullframe.vdso.step.emulate import PosedSession, emulate
+from fullframe.vdso.step.own import LoadedObject
+from fullframe.vdso.step.record import Recorder, instructions_of, owner_of
+from fullframe.vdso.step.result import Failure, StepOptions, SteppedFunction, StepResult
+from fullframe.vdso.step.scenario import Scenario, find_scenarios, trampoline_scenario
+from fullframe.vdso.step.session import Session, Target, file_object, kernel_object
+from fullframe.vdso.step.walk import Stop, WalkEnd, walk
+from fullframe.x86.registers import machine as machine_of
+
+LIVE = "the running kernel's vDSO"
+_RT_SIGRETURN = {64: 15, 32: 173}
+
+
+def step_image(options: StepOptions) -> StepResult:
+    """Step a process through an image, and compare what unwinders say with the truth.
+
+    Args:
+        options: what, and by whom asked.
+
+    Returns:
+        Everything that was seen.
+
+    Raises:
+        UsageError: a function or unwinder that does not exist.
+        InputError: the image is none, or of another machine.
+        ToolMissingError: no toolchain or C library, ptrace is forbidden, an unwinder that was asked
+            for is not there.
+        ToolFailedError: the toolchain failed.
+    """
+    unknown = set(options.unwinders) - set(UNWINDERS)
+    if unknown:
+        raise UsageError(f"no unwinder {min(unknown)!r}: expected one of {', '.join(UNWINDERS)}")
+    image = None if options.image is None else _open(options.image, options.bits)
+    toolchain = find_toolchain(options.toolchain)
+    with tempfile.TemporaryDirectory(prefix="fullframe-step-") as name:
+        directory = Path(name)
+        program = build_program(machine_of(options.bits), toolchain, directory)
+        run = _Run(options, image, program, directory)
+        try:
+            return run.step()
+        finally:
+            run.close()
+
+
+def _open(path: Path, bits: int) -> Image:
+    image = Image.open(path)
+    machine = machine_of(bits)
+    if image.machine.bits != bits or image.is_x32:
+        found = "x32" if image.is_x32 else image.machine.name
+        raise InputError(
+            Place(str(path)),
+            f"an image of {found}",
+            machine.name,
+            f"name it with --machine {found}",
+        )
+    if image.kind != "shared":
+        raise InputError(
+            Place(str(path)), f"an ELF file of kind {image.kind}", "a vDSO: a shared object"
+        )
+    return image
+
+
+class _Run:
+    """One run: two sessions of the same program, and what they show."""
+
+    def __init__(
+        self, options: StepOptions, image: Image | None, program: SteppedProgram, directory: Path
+    ) -> None:
+        self._options = options
+        self._image = image
+        self._program = program
+        self._directory = directory
+        self._machine = program.machine
+        self._name = str(options.image) if options.image is not None else LIVE
+        self.result = StepResult(self._name, self._machine.name)
+        self._recorder = Recorder(self._machine)
+        # A copy: its path has no characters that gdb would divide it at, and it cannot change.
+        self._argument = "-"
+        if options.image is not None:
+            self._argument = "./image.so"
+            shutil.copyfile(options.image, directory / "image.so")
+        self._process = Session(program, self._start_process)
+        self._gdb = Session(program, self._start_gdb)
+        self._process.prepare = self._gdb.prepare = self._register_frames
+        self._in_process: list[str] = []
+        self._process_reason = ""
+
+    def close(self) -> None:
+        self._process.close()
+        self._gdb.close()
+
+    # ------------------------------------------------------------------ starting
+
+    def _start_process(self) -> Target:
+        argument = self._argument
+        if argument != "-":
+            argument = str(self._directory / "image.so")
+        target = TracedProcess(
+            [str(self._program.path), "traced", argument],
+            self._directory / "messages",
+            bits=self._machine.bits,
+            limit_seconds=self._options.limit_seconds,
+            environment=child_environment(),
+        )
+        try:
+            target.run_to_breakpoint()
+        except BaseException:
+            target.close()
+            raise
+        return target
+
+    def _start_gdb(self) -> Target:
+        return GdbProcess(
+            self._program.path,
+            ["running", self._argument],
+            self._machine,
+            self._directory,
+            limit_seconds=self._options.limit_seconds,
+        )
+
+    def _register_frames(self, target: Target, control: Control) -> None:
+        """Tell libgcc and gdb of an image that the loader does not know."""
+        if not control.mapped_by_hand or self._image is None:
+            return
+        section = self._image.section(".eh_frame")
+        if section is not None:
+            field = self._program.symbols["step_control"]
+            _write_field(target, field, section.address + control.load_bias)
+        if isinstance(target, GdbProcess):
+            target.add_symbol_file(self._directory / "image.so", control.load_bias)
+
+    # ------------------------------------------------------------------ the run
+
+    def step(self) -> StepResult:
+        """Step everything."""
+        result = self.result
+        control = self._begin()
+        owner = self._image_object(self._process, control)
+        pairs = [(scenario, owner) for scenario in self._scenarios(owner)]
+        if self._options.image is None:
+            pairs += self._libc_trampoline(control)
+        wanted = self._options.functions
+        missing = set(wanted) - {scenario.name for scenario, _ in pairs}
+        if missing:
+            known = ", ".join(scenario.name for scenario, _ in pairs) or "none"
+            raise UsageError(
+                f"{self._name} has no function {min(missing)!r} that can be stepped through; "
+                f"it has: {known}"
+            )
+        for scenario, where in pairs:
+            if not wanted or scenario.name in wanted:
+                self._step_function(scenario, where)
+        result.rows = self._recorder.rows
+        asked = {name for row in result.rows for name in row.unwinders}
+        result.unwinders = [name for name in UNWINDERS if name in asked]
+        return result
+
+    def _begin(self) -> Control:
+        """Start both processes, and find out who can be asked."""
+        result, wanted = self.result, self._options.unwinders
+        try:
+            _ = self._process.target
+        except ProgramDiedError as error:
+            raise InputError(
+                Place(self._name),
+                f"the program that loads it {error}",
+                "a shared object that can be mapped",
+                "check the file, for example with readelf -l",
+            ) from error
+        control = self._process.control
+        assert control is not None
+        if control.mapped_by_hand:
+            result.remarks.append(
+                f"the loader does not take the image ({control.refusal}); it was mapped by hand, "
+                "and libgcc and gdb were told of its call-frame information"
+            )
+            result.missing["libunwind"] = "it finds only images that the loader knows"
+        result.missing |= control.missing
+        try:
+            _ = self._gdb.target
+        except TimeLimitError:
+            raise
+        except FullframeError as error:
+            result.missing["gdb"] = str(error).partition("\n")[0]
+        for name in wanted:
+            if name in result.missing:
+                raise ToolMissingError(f"{name} cannot be asked: {result.missing[name]}")
+        if wanted:
+            result.missing |= {
+                name: "not asked for"
+                for name in UNWINDERS
+                if name not in wanted and name not in result.missing
+            }
+        self._in_process = [n for n in ("libgcc", "libunwind") if n not in result.missing]
+        return control
+
+    def _image_object(self, session: Session, control: Control) -> LoadedObject:
+        if self._image is not None:
+            return LoadedObject("image", self._image, control.load_bias)
+        found = self._kernel(session, "vDSO")
+        if found is None:
+            raise InputError(Place(LIVE), "the kernel maps none", "a kernel with a vDSO")
+        return found
+
+    def _kernel(self, session: Session, name: str) -> LoadedObject | None:
+        target = session.target
+        return kernel_object(_pid(target), target.read, name)
+
+    def _objects(self, session: Session, owner: LoadedObject) -> list[LoadedObject]:
+        """List what code a session may come by; addresses may differ from session to session."""
+        control = session.control
+        assert control is not None
+        objects = [LoadedObject("program", self._program.image, 0)]
+        if self._image is not None:
+            objects.append(LoadedObject("image", self._image, control.load_bias))
+        kernel = self._kernel(session, "vDSO" if self._image is None else "kernel's vDSO")
+        if kernel is not None:
+            objects.append(kernel)
+        if owner.name not in {each.name for each in objects}:
+            libc = file_object(_pid(session.target), control.libc_restorer)
+            objects += [libc] if libc is not None else []
+        return objects
+
+    def _scenarios(self, owner: LoadedObject) -> list[Scenario]:
+        scenarios, left = find_scenarios(owner.image)
+        self.result.not_stepped |= left
+        return scenarios
+
+    def _libc_trampoline(self, control: Control) -> list[tuple[Scenario, LoadedObject]]:
+        """Return libc's own restorer, where it has one."""
+        address = control.libc_restorer
+        owner = file_object(_pid(self._process.target), address) if address else None
+        if owner is None:
+            return []
+        bits = self._machine.bits
+        name, at = "libc's rt_sigreturn", address - owner.load_bias
+        return [(trampoline_scenario(self._machine, name, at, _RT_SIGRETURN[bits]), owner)]
+
+    # ------------------------------------------------------------------ one function
+
+    def _step_function(self, scenario: Scenario, owner: LoadedObject) -> None:
+        kind = "signal return" if scenario.is_signal else "call"
+        function = SteppedFunction(scenario.name, scenario.address, kind)
+        self.result.functions.append(function)
+        for call in scenario.calls:
+            self._walk_process(function, scenario, call, owner)
+            if "gdb" not in self.result.missing:
+                self._walk_gdb(function, scenario, call, owner)
+        every = self._every(scenario, owner)
+        function.instructions = len(every)
+        stepped = self._recorder.stepped_addresses(scenario.name, owner)
+        if scenario.name == "__kernel_vsyscall" and set(every) - stepped:
+            self._emulate(function, scenario, owner, set(every) - stepped)
+            stepped = self._recorder.stepped_addresses(scenario.name, owner)
+        function.stepped = len(stepped.intersection(every))
+
+    def _every(self, scenario: Scenario, owner: LoadedObject) -> list[int]:
+        return instructions_of(owner, scenario.address)
+
+    def _walk_process(
+        self,
+        function: SteppedFunction,
+        scenario: Scenario,
+        call: Mapping[int, int | str],
+        owner: LoadedObject,
+    ) -> None:
+        session = self._process
+        objects, _ = self._launch(session, scenario, call, owner)
+        inside = AskInProcess(session, self._in_process)
+        rows = AskRows(self._machine, objects, session.target.read)
+        with_rows = "fullframe" not in self.result.missing
+
+        def visit(stop: Stop) -> None:
+            where = owner_of(objects, stop.registers[16])
+            self._recorder.record(
+                scenario.name,
+                where,
+                stop,
+                "process",
+                lambda at: inside.ask(at) | (rows.ask(at) if with_rows else {}),
+            )
+
+        end = walk(session.target, self._program, scenario, visit)
+        self._account(function, scenario, owner, objects, end)
+        if not end.returned:
+            session.close()
+
+    def _walk_gdb(
+        self,
+        function: SteppedFunction,
+        scenario: Scenario,
+        call: Mapping[int, int | str],
+        owner: LoadedObject,
+    ) -> None:
+        session = self._gdb
+        objects, address = self._launch(session, scenario, call, owner)
+        gdb = AskGdb(session)
+
+        def visit(stop: Stop) -> None:
+            where = owner_of(objects, stop.registers[16])
+            self._recorder.record(scenario.name, where, stop, "gdb", gdb.ask)
+
+        bias = address - scenario.address
+        stepped = self._recorder.stepped_addresses(scenario.name, owner)
+        landmarks = {each + bias for each in stepped.intersection(self._every(scenario, owner))}
+        end = walk(session.target, self._program, scenario, visit, landmarks)
+        if not end.returned:
+            session.close()
+
+    def _launch(
+        self,
+        session: Session,
+        scenario: Scenario,
+        call: Mapping[int, int | str],
+        owner: LoadedObject,
+    ) -> tuple[list[LoadedObject], int]:
+        """Bring a session to where the scenario begins; return its objects, and the address."""
+        _ = session.target
+        objects = self._objects(session, owner)
+        bias = next(each.load_bias for each in objects if each.name == owner.name)
+        address = scenario.address + bias
+        session.launch(scenario, call, address)
+        return objects, address
+
+    def _account(
+        self,
+        function: SteppedFunction,
+        scenario: Scenario,
+        owner: LoadedObject,
+        objects: list[LoadedObject],
+        end: WalkEnd,
+    ) -> None:
+        """Say how a walk under ptrace ended, where not by a plain return."""
+        last = end.last[16]
+        where = owner_of(objects, last)
+        place = f"{last:#x}" if where is None else f"{last - where.load_bias:#x} ({where.name})"
+        if not end.returned:
+            remark = f"the process {end.message} at {place}"
+            if remark not in function.remarks:
+                function.remarks.append(remark)
+        if end.differing:
+            names = self._machine.register_names
+            self.result.process_failures.append(
+                Failure(
+                    scenario.name,
+                    owner.name,
+                    scenario.address,
+                    "",
+                    "process",
+                    "the caller does not get its registers back",
+                    {names[number]: pair for number, pair in end.differing.items()},
+                )
+            )
+
+    def _emulate(
+        self,
+        function: SteppedFunction,
+        scenario: Scenario,
+        owner: LoadedObject,
+        wanted: set[int],
+    ) -> None:
+        """Step in the emulator what no process came by, and ask of the states there."""
+        posed = []
+        if self._in_process:
+            self._launch(self._process, scenario, scenario.calls[0], owner)
+            inside = AskInProcess(self._process, self._in_process)
+            posed.append(PosedSession("process", self._process, inside.ask))
+        if "gdb" not in self.result.missing:
+            self._launch(self._gdb, scenario, scenario.calls[0], owner)
+            posed.append(PosedSession("gdb", self._gdb, AskGdb(self._gdb).ask))
+        end = emulate(
+            self._program,
+            scenario,
+            owner,
+            wanted,
+            self._recorder,
+            posed,
+            with_rows="fullframe" not in self.result.missing,
+        )
+        text = f"{len(wanted)} instructions that no process came by were stepped in the emulator"
+        if not end.returned:
+            text = f"the emulated program {end.message}"
+        function.remarks.append(text)
+
+
+def _pid(target: Target) -> int:
+    assert isinstance(target, TracedProcess | GdbProcess)
+    return target.pid
+
+
+def _write_field(target: Target, control: int, value: int) -> None:
+    target.write(control + control_field("frame_table"), value.to_bytes(8, "little"))
