@@ -138,9 +138,29 @@ def build_image(
     """
     check_base_address(image, options.base_address)
     derived = derive(image, toolchain, options.linux_version)
+    return build_from_source(image, derived, toolchain, options)
+
+
+def build_from_source(
+    image: VdsoImage,
+    source: AssemblySource,
+    toolchain: Toolchain,
+    options: BuildOptions = BuildOptions(),
+) -> BuiltImage:
+    """Build an image from its source, as it is: what is wrong with it is told, not mended.
+
+    Args:
+        image: which one.
+        source: with directives (see :func:`derive`).
+        toolchain: as in :func:`build_image`.
+        options: as in :func:`build_image`.
+
+    Returns:
+        The image; raises what :func:`build_image` does.
+    """
     with tempfile.TemporaryDirectory(prefix="fullframe-") as name:
         made, output = Path(name, "object.o"), Path(name, image.file_name)
-        cfi = _assemble(derived, toolchain, made, options.assembler)
+        cfi = _assemble(source, toolchain, made, options.assembler)
         with_cfi = cfi != "dropped"
         link(toolchain, image, made, output, base_address=options.base_address, with_cfi=with_cfi)
         data = output.read_bytes()
@@ -155,7 +175,7 @@ def build_image(
     return BuiltImage(
         image,
         data,
-        derived.text,
+        source.text,
         {
             ".lds": link_script(options.base_address, with_cfi=with_cfi),
             ".map": version_script(image),
