@@ -411,7 +411,8 @@ class StraightFollower:
             Mnemonic.SYSCALL,
             Mnemonic.SYSENTER,
         ):
-            return (), False, self.classifier.system_call.after(self.space, state)
+            effect = self.classifier.system_call_by(instruction.mnemonic)
+            return (), False, effect.after(self.space, state)
         if instruction.mnemonic == Mnemonic.INT:
             return (), False, self.classifier.system_call.after(self.space, state)
         if instruction.mnemonic in (Mnemonic.HLT, Mnemonic.INT3):

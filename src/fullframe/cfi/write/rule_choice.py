@@ -34,9 +34,12 @@ class Style:
     Attributes:
         frame_pointer: it makes bp its frame pointer, as compilers do (``mov %rsp, %rbp`` right
             after bp was pushed as the first word of the frame).
+        preserved: hardware numbers of registers that survive it although the ABI lets callees
+            change them; their rules are written like those of callee-saved ones.
     """
 
     frame_pointer: bool = False
+    preserved: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,13 @@ class RuleChooser:
         self._frame = address(CFA_REGION, -2 * self._word)
         self._known: dict[tuple[State, Style], Rules] = {}
 
-    def style_of(self, states: list[State | None]) -> Style:
-        """Return how a function uses its frame, from its states in order of address."""
+    def style_of(self, states: list[State | None], preserved: tuple[int, ...] = ()) -> Style:
+        """Return how a function uses its frame.
+
+        Args:
+            states: its states in order of address.
+            preserved: see :class:`Style`; nothing in the code tells.
+        """
         stands = False
         previous: State | None = None
         for state in states:
@@ -104,7 +112,7 @@ class RuleChooser:
                     and previous.registers[SP] is self._frame
                 )
             previous = state
-        return Style(stands)
+        return Style(stands, preserved)
 
     def rules(self, state: State, style: Style = Style()) -> Rules:
         """Return the rules that describe a state."""
@@ -122,7 +130,7 @@ class RuleChooser:
             return Rules(None, ())
         registers: dict[int, Rule] = {}
         doubts = []
-        for register in (*self.machine.callee_saved, IP):
+        for register in (*self.machine.callee_saved, *style.preserved, IP):
             rule = self._register(state, register)
             if rule is None:
                 continue
