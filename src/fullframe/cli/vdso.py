@@ -7,6 +7,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fullframe.cli import vdso_step
 from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 
@@ -19,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
     _add_build(commands)
     _add_dump(commands)
+    vdso_step.add_command(commands)
 
 
 def _add_build(commands: Any) -> None:

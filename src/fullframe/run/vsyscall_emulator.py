@@ -43,7 +43,7 @@ class EmulatedProgram:
         self,
         mappings: Iterable[tuple[int, bytes]],
         registers: Mapping[int, int],
-        result: int = 1,
+        result: int = 0,
     ) -> None:
         self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
         self._result = result

@@ -1,4 +1,4 @@
-"""Stepping __kernel_vsyscall in the emulator, where no process on this machine goes.
+"""Stepping a way into the kernel in the emulator, where no process on this machine goes.
 
 A real process and gdb are still asked: at each emulated instruction the emulated registers and
 stack are put into them, and their unwinders unwind from there. Nothing of the image runs in them.
@@ -44,7 +44,7 @@ def emulate(
     program: SteppedProgram,
     scenario: Scenario,
     owner: LoadedObject,
-    wanted: Collection[int],
+    done: Collection[int],
     recorder: Recorder,
     posed: Sequence[PosedSession],
     *,
@@ -54,9 +54,9 @@ def emulate(
 
     Args:
         program: the caller.
-        scenario: ``__kernel_vsyscall`` of an i386 image.
+        scenario: a call of an i386 image's function.
         owner: the image, where the processes have it.
-        wanted: link-time addresses that unwinders are to be asked at.
+        done: link-time addresses that a process came by: nobody is asked there again.
         recorder: takes the rows.
         posed: processes to ask in.
         with_rows: ask fullframe's own reading of the rows, too.
@@ -79,7 +79,7 @@ def emulate(
 
     def visit(stop: Stop) -> None:
         where = owner_of(objects, stop.registers[IP])
-        if where is not owner or stop.registers[IP] - owner.load_bias not in wanted:
+        if where is not owner or stop.registers[IP] - owner.load_bias in done:
             return
         for each in posed:
             _pose(each.session, emulated, stack)

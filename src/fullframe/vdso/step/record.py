@@ -1,8 +1,9 @@
-"""Collecting the rows: one an instruction, frame and truth, whoever was asked and how often."""
+"""Collecting the rows: one an instruction, whoever was asked and how often."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from iced_x86 import Decoder, Mnemonic
 
@@ -16,7 +17,10 @@ from fullframe.x86.registers import IP, Machine
 #: Visits of one instruction (a loop) at which unwinders are asked.
 _MOST_ASKED = 16
 
-_Key = tuple[str, str, int, int, str, tuple[tuple[str, int], ...]]
+#: Function, object, link-time address, frame, how it was stepped.
+_Key = tuple[str, str, int, int, str]
+#: What the caller has; () for whatever was met first.
+_Truth = tuple[tuple[int, int], ...]
 
 
 class Recorder:
@@ -28,8 +32,9 @@ class Recorder:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._rows: dict[_Key, StepRow] = {}
-        self._asked: dict[tuple[_Key, str], int] = {}
+        self._rows: dict[tuple[_Key, _Truth], StepRow] = {}
+        self._asked: Counter[tuple[_Key, _Truth, str]] = Counter()
+        self._visits: Counter[tuple[_Key, str]] = Counter()
 
     @property
     def rows(self) -> list[StepRow]:
@@ -55,32 +60,48 @@ class Recorder:
             ask: asks its unwinders.
             stepped: ``process`` or ``emulator``.
         """
-        row, key = self._row(function, owner, stop, stepped)
-        asked = self._asked.get((key, who), 0)
-        self._asked[key, who] = asked + 1
-        # Every session comes by the same instructions; loops that wait may turn more often in one.
-        row.visits = max(row.visits, asked + 1)
+        key = self._key(function, owner, stop, stepped)
+        truth = tuple(sorted(stop.expected.items()))
+        asked = self._asked[key, truth, who]
+        self._asked[key, truth, who] += 1
+        row = self._rows.get((key, ()))
+        first = row is None
+        if row is None:
+            row = self._rows[key, ()] = self._new_row(key, stop)
+        # Sessions come by the same instructions; a loop that waits may turn more often in one.
+        row.visits = max(row.visits, self._count(key, who))
         if asked >= _MOST_ASKED:
             return
-        for name, answer in ask(stop).items():
+        answers = ask(stop)
+        if not first and row.expected != self._named(stop.expected):
+            # Called from elsewhere: another row only where somebody is wrong.
+            if all(answer.ok for answer in answers.values()):
+                answers = {}
+            else:
+                row = self._rows.setdefault((key, truth), self._new_row(key, stop))
+                row.visits = max(row.visits, asked + 1)
+        for name, answer in answers.items():
             known = row.unwinders.get(name)
             if known is None or (known.ok and not answer.ok):
                 row.unwinders[name] = answer
 
-    def _row(
-        self, function: str, owner: LoadedObject | None, stop: Stop, stepped: str
-    ) -> tuple[StepRow, _Key]:
-        names = self._machine.register_names
-        expected = {names[number]: value for number, value in sorted(stop.expected.items())}
+    def _key(self, function: str, owner: LoadedObject | None, stop: Stop, stepped: str) -> _Key:
         address = stop.registers[IP] - (0 if owner is None else owner.load_bias)
         name = "unknown code" if owner is None else owner.name
-        key = (function, name, address, stop.level, stepped, tuple(expected.items()))
-        row = self._rows.get(key)
-        if row is None:
-            text = instruction_text(self._machine.bits, stop.encoding, address)
-            row = StepRow(function, name, address, text, stop.level, stepped, 0, expected)
-            self._rows[key] = row
-        return row, key
+        return function, name, address, stop.level, stepped
+
+    def _count(self, key: _Key, who: str) -> int:
+        self._visits[key, who] += 1
+        return self._visits[key, who]
+
+    def _named(self, values: Mapping[int, int]) -> dict[str, int]:
+        names = self._machine.register_names
+        return {names[number]: value for number, value in sorted(values.items())}
+
+    def _new_row(self, key: _Key, stop: Stop) -> StepRow:
+        function, name, address, level, stepped = key
+        text = instruction_text(self._machine.bits, stop.encoding, address)
+        return StepRow(function, name, address, text, level, stepped, 0, self._named(stop.expected))
 
     def stepped_addresses(self, function: str, owner: LoadedObject) -> set[int]:
         """Return the link-time addresses of an object's instructions that were stepped onto."""
@@ -116,3 +137,14 @@ def instructions_of(owner: LoadedObject, address: int) -> list[int]:
 def owner_of(objects: Sequence[LoadedObject], address: int) -> LoadedObject | None:
     """Return the object that a run-time address lies in the code of."""
     return next((each for each in objects if each.covers(address)), None)
+
+
+def is_way_in(owner: LoadedObject | None, address: int) -> bool:
+    """Tell whether the instruction at a run-time address enters the kernel."""
+    if owner is None:
+        return False
+    place = address - owner.load_bias
+    end = owner.image.executable_end(place) or place
+    code = bytes(owner.image.read(place, min(15, end - place)))
+    decoded = Decoder(owner.image.machine.bits, code, ip=place).decode()
+    return decoded.mnemonic in (Mnemonic.SYSENTER, Mnemonic.SYSCALL, Mnemonic.INT)

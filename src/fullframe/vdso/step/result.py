@@ -157,16 +157,16 @@ class StepOptions:
 
     Attributes:
         image: path; None for the running kernel's own.
-        bits: 32 or 64.
+        machine: ``i386`` or ``x86-64``; None: the image's, or x86-64.
         functions: names of those wanted; empty for all.
         unwinders: names of those needed; empty for all that are there.
-        limit_seconds: how long one program may run.
+        limit_seconds: how long stepping through one call may take.
         toolchain: kind of toolchain, or None for the first that is there.
     """
 
     image: Path | None
-    bits: int
+    machine: str | None = None
     functions: tuple[str, ...] = ()
     unwinders: tuple[str, ...] = ()
-    limit_seconds: float = 120
+    limit_seconds: float = 60
     toolchain: str | None = None

@@ -24,12 +24,12 @@ from fullframe.toolchain.find import find_toolchain
 from fullframe.vdso.step.ask import UNWINDERS, AskGdb, AskInProcess, AskRows
 from fullframe.vdso.step.emulate import PosedSession, emulate
 from fullframe.vdso.step.own import LoadedObject
-from fullframe.vdso.step.record import Recorder, instructions_of, owner_of
+from fullframe.vdso.step.record import Recorder, instructions_of, is_way_in, owner_of
 from fullframe.vdso.step.result import Failure, StepOptions, SteppedFunction, StepResult
 from fullframe.vdso.step.scenario import Scenario, find_scenarios, trampoline_scenario
 from fullframe.vdso.step.session import Session, Target, file_object, kernel_object
 from fullframe.vdso.step.walk import Stop, WalkEnd, walk
-from fullframe.x86.registers import machine as machine_of
+from fullframe.x86.registers import I386, X86_64
 
 LIVE = "the running kernel's vDSO"
 _RT_SIGRETURN = {64: 15, 32: 173}
@@ -54,11 +54,15 @@ def step_image(options: StepOptions) -> StepResult:
     unknown = set(options.unwinders) - set(UNWINDERS)
     if unknown:
         raise UsageError(f"no unwinder {min(unknown)!r}: expected one of {', '.join(UNWINDERS)}")
-    image = None if options.image is None else _open(options.image, options.bits)
+    image = None if options.image is None else _open(options.image, options.machine)
+    if image is not None:
+        machine = image.machine
+    else:
+        machine = I386 if options.machine == I386.name else X86_64
     toolchain = find_toolchain(options.toolchain)
     with tempfile.TemporaryDirectory(prefix="fullframe-step-") as name:
         directory = Path(name)
-        program = build_program(machine_of(options.bits), toolchain, directory)
+        program = build_program(machine, toolchain, directory)
         run = _Run(options, image, program, directory)
         try:
             return run.step()
@@ -66,20 +70,21 @@ def step_image(options: StepOptions) -> StepResult:
             run.close()
 
 
-def _open(path: Path, bits: int) -> Image:
+def _open(path: Path, machine: str | None) -> Image:
     image = Image.open(path)
-    machine = machine_of(bits)
-    if image.machine.bits != bits or image.is_x32:
-        found = "x32" if image.is_x32 else image.machine.name
+    if image.is_x32 or machine not in (None, image.machine.name):
         raise InputError(
             Place(str(path)),
-            f"an image of {found}",
-            machine.name,
-            f"name it with --machine {found}",
+            f"an image of {'x32' if image.is_x32 else image.machine.name}",
+            machine or "i386 or x86-64",
+            "" if image.is_x32 else f"leave out --machine, or say --machine {image.machine.name}",
         )
     if image.kind != "shared":
         raise InputError(
-            Place(str(path)), f"an ELF file of kind {image.kind}", "a vDSO: a shared object"
+            Place(str(path)),
+            f"an ELF file of kind {image.kind}",
+            "a vDSO: a shared object",
+            "fullframe vdso build makes one, fullframe vdso dump saves the running kernel's",
         )
     return image
 
@@ -107,7 +112,7 @@ class _Run:
         self._gdb = Session(program, self._start_gdb)
         self._process.prepare = self._gdb.prepare = self._register_frames
         self._in_process: list[str] = []
-        self._process_reason = ""
+        self._stuck = False  # at a way into the kernel, in the function being stepped
 
     def close(self) -> None:
         self._process.close()
@@ -266,6 +271,7 @@ class _Run:
         kind = "signal return" if scenario.is_signal else "call"
         function = SteppedFunction(scenario.name, scenario.address, kind)
         self.result.functions.append(function)
+        self._stuck = False
         for call in scenario.calls:
             self._walk_process(function, scenario, call, owner)
             if "gdb" not in self.result.missing:
@@ -273,8 +279,10 @@ class _Run:
         every = self._every(scenario, owner)
         function.instructions = len(every)
         stepped = self._recorder.stepped_addresses(scenario.name, owner)
-        if scenario.name == "__kernel_vsyscall" and set(every) - stepped:
-            self._emulate(function, scenario, owner, set(every) - stepped)
+        # The kernel may come back elsewhere than behind the way in, or not know this way in.
+        missed = scenario.name == "__kernel_vsyscall" and set(every) - stepped
+        if missed or self._stuck:
+            self._emulate(function, scenario, owner, stepped)
             stepped = self._recorder.stepped_addresses(scenario.name, owner)
         function.stepped = len(stepped.intersection(every))
 
@@ -362,6 +370,7 @@ class _Run:
             remark = f"the process {end.message} at {place}"
             if remark not in function.remarks:
                 function.remarks.append(remark)
+            self._stuck |= self._machine.bits == 32 and is_way_in(where, last)
         if end.differing:
             names = self._machine.register_names
             self.result.process_failures.append(
@@ -381,7 +390,7 @@ class _Run:
         function: SteppedFunction,
         scenario: Scenario,
         owner: LoadedObject,
-        wanted: set[int],
+        done: set[int],
     ) -> None:
         """Step in the emulator what no process came by, and ask of the states there."""
         posed = []
@@ -396,15 +405,16 @@ class _Run:
             self._program,
             scenario,
             owner,
-            wanted,
+            done,
             self._recorder,
             posed,
             with_rows="fullframe" not in self.result.missing,
         )
-        text = f"{len(wanted)} instructions that no process came by were stepped in the emulator"
-        if not end.returned:
-            text = f"the emulated program {end.message}"
-        function.remarks.append(text)
+        function.remarks.append(
+            "what no process comes by was stepped in the emulator"
+            if end.returned
+            else f"the emulated program {end.message}"
+        )
 
 
 def _pid(target: Target) -> int:
