@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +78,31 @@ def _seconds(text: str) -> float:
     return value
 
 
+@contextlib.contextmanager
+def _ending_on_termination() -> Iterator[None]:
+    """Let a request to end (``timeout``, a build that is stopped) remove what was made."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _step(arguments: argparse.Namespace) -> int:
     from fullframe.report.vdso_step import step_json, write_step
     from fullframe.vdso.step.result import StepOptions
     from fullframe.vdso.step.stepping import step_image
 
-    result = step_image(
-        StepOptions(
-            image=arguments.image,
-            machine=arguments.machine,
-            functions=tuple(arguments.function),
-            unwinders=tuple(arguments.unwinder),
-            limit_seconds=arguments.timeout,
-            toolchain=arguments.toolchain,
-        )
+    options = StepOptions(
+        image=arguments.image,
+        machine=arguments.machine,
+        functions=tuple(arguments.function),
+        unwinders=tuple(arguments.unwinder),
+        limit_seconds=arguments.timeout,
+        toolchain=arguments.toolchain,
     )
+    with _ending_on_termination():
+        result = step_image(options)
     if arguments.json:
         print_json(step_json(result))
     else:

@@ -19,6 +19,7 @@ def step_json(result: StepResult) -> dict[str, Any]:
         "image": result.image,
         "machine": result.machine,
         "unwinders": list(result.unwinders),
+        "versions": dict(result.versions),
         "missing": dict(result.missing),
         "functions": [
             {
@@ -78,6 +79,8 @@ def write_step(out: IO[str], result: StepResult) -> None:
         result: what was seen.
     """
     out.write(f"{printable(result.image)}, {result.machine}\n")
+    for name, version in result.versions.items():
+        out.write(f"  {name} is {printable(version)}\n")
     for name, reason in result.missing.items():
         out.write(f"  {name} was not asked: {printable(reason)}\n")
     for remark in result.remarks:

@@ -143,7 +143,7 @@ static int visit(void *context, void *argument)
 			frame->registers[number] = get_register(context, number);
 	frame->known = 1;
 	step_control.frame_count++;
-	return step_control.frame_count == 3 ? 5 : 0; /* 5: stop */
+	return step_control.frame_count == 4 ? 5 : 0; /* 5: stop */
 }
 
 /* --- libunwind --- */
@@ -171,7 +171,7 @@ static void ask_libunwind(void *context)
 			frame->known |= 1u << number;
 		}
 		step_control.frame_count++;
-	} while (step_control.frame_count < 3 && unwind_step(cursor) > 0);
+	} while (step_control.frame_count < 4 && unwind_step(cursor) > 0);
 }
 
 /* Runs on a stack of its own, so that the stack that is asked about stays as it is; never

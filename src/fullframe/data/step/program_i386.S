@@ -52,7 +52,8 @@ step_returned:
 	.cfi_endproc
 	.size	step_call, . - step_call
 
-	/* Is interrupted behind the breakpoint. */
+	/* Calls what is interrupted, at its first instruction. Whoever takes that for one behind a call
+	 * and looks one byte before it finds the rows of this function, in which nobody has a caller. */
 	.globl	step_interrupt, step_interrupted, step_resumed
 	.type	step_interrupt, @function
 step_interrupt:
@@ -60,13 +61,20 @@ step_interrupt:
 	.cfi_undefined %eip
 	load_registers
 	int3
-step_interrupted:
-	nop
+	call	step_interrupted
 step_resumed:
 	int3
 	hlt
 	.cfi_endproc
 	.size	step_interrupt, . - step_interrupt
+
+	.type	step_interrupted, @function
+step_interrupted:
+	.cfi_startproc
+	nop
+	ret
+	.cfi_endproc
+	.size	step_interrupted, . - step_interrupted
 
 	/* The signal handler: returns to the trampoline. */
 	.globl	step_handler, step_handler_end

@@ -11,7 +11,7 @@ from fullframe.run.stepped import UNWINDERS_IN_PROCESS, AnsweredFrame, read_answ
 from fullframe.vdso.step.own import CannotUnwindError, LoadedObject, Memory, unwind
 from fullframe.vdso.step.result import Answer
 from fullframe.vdso.step.session import SIGUSR2, Session
-from fullframe.vdso.step.walk import Stop
+from fullframe.vdso.step.walk import BEYOND, Stop, register_name
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, IP, SI, SP, Machine
 
 #: All of them, in the order of the columns.
@@ -34,8 +34,18 @@ def judged(
     machine: Machine, expected: Mapping[int, int], got: Mapping[int, int], message: str = ""
 ) -> Answer:
     """Make an answer of what an unwinder gave."""
-    given = {machine.register_names[number]: got[number] for number in expected if number in got}
+    given = {register_name(machine, number): got[number] for number in expected if number in got}
     return Answer(not message and all(got.get(n) == v for n, v in expected.items()), given, message)
+
+
+def asks_beyond(stop: Stop) -> bool:
+    """Tell whether the caller's caller is asked for, too."""
+    return BEYOND + IP in stop.expected
+
+
+def beyond(got: Mapping[int, int]) -> dict[int, int]:
+    """Number the registers of the caller's caller apart from the caller's."""
+    return {BEYOND + number: value for number, value in got.items()}
 
 
 class AskGdb:
@@ -52,8 +62,11 @@ class AskGdb:
         message = ""
         try:
             got = target.registers(stop.level)
+            if asks_beyond(stop):
+                got |= beyond(target.registers(stop.level + 1))
         except GdbError as error:
-            message = f"no frame {stop.level}: {error}"
+            # Without the frame beyond, its registers are just not there.
+            message = "" if got else f"no frame {stop.level}: {error}"
         return {"gdb": judged(target.machine, stop.expected, got, message)}
 
 
@@ -71,8 +84,11 @@ class AskRows:
         message = ""
         try:
             got = unwind(self._objects, stop.registers, self._memory, stop.level)
+            if asks_beyond(stop):
+                further = unwind(self._objects, stop.registers, self._memory, stop.level + 1)
+                got |= beyond(further)
         except CannotUnwindError as error:
-            message = str(error)
+            message = "" if got else str(error)
         return {"fullframe": judged(self._machine, stop.expected, got, message)}
 
 
@@ -109,8 +125,10 @@ class AskInProcess:
             if frames:
                 found = f"it finds {len(frames) - 1} of {stop.level} frames"
             return judged(self._machine, stop.expected, {}, found)
-        frame = frames[stop.level]
-        got = self._libgcc(frame) if name == "libgcc" else self._libunwind(frame)
+        read = self._libgcc if name == "libgcc" else self._libunwind
+        got = read(frames[stop.level])
+        if asks_beyond(stop) and len(frames) > stop.level + 1:
+            got |= beyond(read(frames[stop.level + 1]))
         return judged(self._machine, stop.expected, got)
 
     def _libgcc(self, frame: AnsweredFrame) -> dict[int, int]:

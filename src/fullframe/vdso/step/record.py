@@ -11,7 +11,7 @@ from fullframe.cfi.describe import instruction_text
 from fullframe.elf.memory import AddressError
 from fullframe.vdso.step.own import LoadedObject
 from fullframe.vdso.step.result import Answer, StepRow
-from fullframe.vdso.step.walk import Stop
+from fullframe.vdso.step.walk import Stop, register_name
 from fullframe.x86.registers import IP, Machine
 
 #: Visits of one instruction (a loop) at which unwinders are asked.
@@ -95,8 +95,9 @@ class Recorder:
         return self._visits[key, who]
 
     def _named(self, values: Mapping[int, int]) -> dict[str, int]:
-        names = self._machine.register_names
-        return {names[number]: value for number, value in sorted(values.items())}
+        return {
+            register_name(self._machine, number): value for number, value in sorted(values.items())
+        }
 
     def _new_row(self, key: _Key, stop: Stop) -> StepRow:
         function, name, address, level, stepped = key

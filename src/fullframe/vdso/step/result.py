@@ -117,6 +117,7 @@ class StepResult:
         functions: what was stepped.
         not_stepped: function to the reason.
         unwinders: names of those that were asked, in the order of the columns.
+        versions: unwinder to its version, where it tells.
         missing: unwinder to why it is not there.
         remarks: about the whole run.
         process_failures: registers that the code itself did not give back.
@@ -128,6 +129,7 @@ class StepResult:
     functions: list[SteppedFunction] = field(default_factory=list)
     not_stepped: dict[str, str] = field(default_factory=dict)
     unwinders: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     process_failures: list[Failure] = field(default_factory=list)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError, InputError, Place, ToolMissingError, UsageError
-from fullframe.run.gdb import GdbProcess
+from fullframe.run.gdb import GdbError, GdbProcess, gdb_version
 from fullframe.run.ptrace import TracedProcess
 from fullframe.run.stepped import (
     Control,
@@ -211,6 +211,8 @@ class _Run:
             raise
         except FullframeError as error:
             result.missing["gdb"] = str(error).partition("\n")[0]
+        if "gdb" not in result.missing:
+            result.versions["gdb"] = gdb_version()
         for name in wanted:
             if name in result.missing:
                 raise ToolMissingError(f"{name} cannot be asked: {result.missing[name]}")
@@ -273,9 +275,11 @@ class _Run:
         self.result.functions.append(function)
         self._stuck = False
         for call in scenario.calls:
-            self._walk_process(function, scenario, call, owner)
+            returned = self._walk_process(function, scenario, call, owner)
             if "gdb" not in self.result.missing:
-                self._walk_gdb(function, scenario, call, owner)
+                message = self._walk_gdb(scenario, call, owner)
+                if message and returned:
+                    function.remarks.append(f"under gdb, the process {message}")
         every = self._every(scenario, owner)
         function.instructions = len(every)
         stepped = self._recorder.stepped_addresses(scenario.name, owner)
@@ -295,7 +299,8 @@ class _Run:
         scenario: Scenario,
         call: Mapping[int, int | str],
         owner: LoadedObject,
-    ) -> None:
+    ) -> bool:
+        """Step under ptrace; return whether it came back."""
         session = self._process
         objects, _ = self._launch(session, scenario, call, owner)
         inside = AskInProcess(session, self._in_process)
@@ -316,16 +321,18 @@ class _Run:
         self._account(function, scenario, owner, objects, end)
         if not end.returned:
             session.close()
+        return end.returned
 
     def _walk_gdb(
-        self,
-        function: SteppedFunction,
-        scenario: Scenario,
-        call: Mapping[int, int | str],
-        owner: LoadedObject,
-    ) -> None:
+        self, scenario: Scenario, call: Mapping[int, int | str], owner: LoadedObject
+    ) -> str:
+        """Step under gdb; return why it did not come back, "" if it did."""
         session = self._gdb
-        objects, address = self._launch(session, scenario, call, owner)
+        try:
+            objects, address = self._launch(session, scenario, call, owner)
+        except (GdbError, ProgramDiedError, TimeLimitError) as error:
+            session.close()
+            return str(error)
         gdb = AskGdb(session)
 
         def visit(stop: Stop) -> None:
@@ -338,6 +345,7 @@ class _Run:
         end = walk(session.target, self._program, scenario, visit, landmarks)
         if not end.returned:
             session.close()
+        return end.message
 
     def _launch(
         self,
@@ -372,7 +380,6 @@ class _Run:
                 function.remarks.append(remark)
             self._stuck |= self._machine.bits == 32 and is_way_in(where, last)
         if end.differing:
-            names = self._machine.register_names
             self.result.process_failures.append(
                 Failure(
                     scenario.name,
@@ -381,7 +388,10 @@ class _Run:
                     "",
                     "process",
                     "the caller does not get its registers back",
-                    {names[number]: pair for number, pair in end.differing.items()},
+                    {
+                        self._machine.register_names[number]: pair
+                        for number, pair in end.differing.items()
+                    },
                 )
             )
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from iced_x86 import Decoder, FlowControl, Instruction
 
-from fullframe.run.gdb import GdbProcess
-from fullframe.run.stepped import ProgramDiedError, SteppedProgram
+from fullframe.run.gdb import GdbError, GdbProcess
+from fullframe.run.stepped import ProgramDiedError, SteppedProgram, TimeLimitError
 from fullframe.vdso.step.scenario import Scenario
 from fullframe.vdso.step.session import SIGUSR1, Target
 from fullframe.x86.registers import IP, SP, Machine
@@ -24,13 +24,25 @@ MOST_STEPS = 20_000
 _LOOP_VISITS = 3
 
 
+#: What is added to a register's number where the caller's caller is meant.
+BEYOND = 32
+
+
+def register_name(machine: Machine, number: int) -> str:
+    """Name a register that is expected: the caller's, or the caller's caller's."""
+    if number < BEYOND:
+        return machine.register_names[number]
+    return f"caller's {machine.register_names[number - BEYOND]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """The process about to execute one instruction.
 
     Attributes:
         registers: its registers.
-        expected: hardware number to value: what the caller has there, and at which frame that is.
+        expected: hardware number to value: what the caller has there. From ``BEYOND`` on: what its
+            own caller has.
         level: frames up to that caller.
         encoding: the instruction's bytes.
     """
@@ -76,8 +88,7 @@ def walk(
             loop; without any, loops are stepped to their end.
 
     Returns:
-        How it ended. A process that dies ends the walk; it raises only what ``visit`` and the end
-        of time raise.
+        How it ended. A process that dies, or takes too long, ends the walk.
     """
     walker = _Walker(target, program, scenario, landmarks)
     try:
@@ -85,7 +96,7 @@ def walk(
         while not walker.is_back and walker.steps < MOST_STEPS:
             visit(walker.stop())
             walker.step()
-    except ProgramDiedError as error:
+    except (ProgramDiedError, TimeLimitError, GdbError) as error:
         return WalkEnd(False, str(error), walker.registers, {})
     if not walker.is_back:
         text = f"not back after {MOST_STEPS} instructions"
@@ -94,7 +105,7 @@ def walk(
     differing = {
         number: (value, walker.registers[number])
         for number, value in expected.items()
-        if walker.registers[number] != value
+        if number < BEYOND and walker.registers[number] != value
     }
     return WalkEnd(True, "", walker.registers, differing)
 
@@ -131,7 +142,12 @@ class _Walker:
         """Go to the function's, or the handler's, first instruction."""
         before = self.registers
         if self._scenario.is_signal:
-            self.expectations = [before]
+            self._advance()
+            # It is interrupted at the first instruction of a function.
+            word = self._machine.word_bytes
+            stack = self.registers[SP]
+            back = int.from_bytes(self._target.read(stack, word), "little")
+            self.expectations = [self.registers | {BEYOND + IP: back, BEYOND + SP: stack + word}]
             self._advance(SIGUSR1)
         else:
             expected = {number: before[number] for number in self._scenario.preserved}
