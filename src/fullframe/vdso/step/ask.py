@@ -118,18 +118,14 @@ class AskInProcess:
         wrong = target.ask(SIGUSR2)
         data = session.read_answer()
         frames = read_answered(data, session.read_control().frame_count)
-        if wrong:
-            return judged(self._machine, stop.expected, {}, wrong)
         if len(frames) <= stop.level:
-            found = "it does not see the interrupted instruction"
-            if frames:
-                found = f"it finds {len(frames) - 1} of {stop.level} frames"
-            return judged(self._machine, stop.expected, {}, found)
+            found = f"it finds {max(len(frames) - 1, 0)} of {stop.level} frames"
+            return judged(self._machine, stop.expected, {}, wrong or found)
         read = self._libgcc if name == "libgcc" else self._libunwind
         got = read(frames[stop.level])
         if asks_beyond(stop) and len(frames) > stop.level + 1:
             got |= beyond(read(frames[stop.level + 1]))
-        return judged(self._machine, stop.expected, got)
+        return judged(self._machine, stop.expected, got, wrong or "")
 
     def _libgcc(self, frame: AnsweredFrame) -> dict[int, int]:
         mask = (1 << self._machine.bits) - 1
