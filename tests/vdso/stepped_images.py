@@ -197,6 +197,10 @@ def build_image(text: str, bits: int, directory: Path, name: str = "vdso.so") ->
     source.write_text(text)
     toolchain().assemble(source, middle, bits=bits)
     toolchain().link(
-        [middle], image, bits=bits, shared=True, flags=["--eh-frame-hdr", "-soname", "linux-gate.so.1"]
+        [middle],
+        image,
+        bits=bits,
+        shared=True,
+        flags=["--eh-frame-hdr", "-soname", "linux-gate.so.1"],
     )
     return image

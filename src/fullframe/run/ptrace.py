@@ -41,6 +41,10 @@ _ORIG_AX = 15
 _FORBIDDEN = 91
 
 
+class CannotRunError(ToolMissingError):
+    """This machine does not run programs of that kind."""
+
+
 class TracedProcess:
     """One process under ptrace, stopped whenever a method returns.
 
@@ -55,6 +59,7 @@ class TracedProcess:
         environment: the program's environment, all of it.
 
     Raises:
+        CannotRunError: this machine does not run the program.
         ToolMissingError: this machine has no ptrace for it, or forbids it.
         ProgramDiedError: the program ended before it was traced.
     """
@@ -114,7 +119,7 @@ class TracedProcess:
             )
         except OSError as error:
             # ENOENT is also the loader of 32-bit programs, where that is not there.
-            raise ToolMissingError(
+            raise CannotRunError(
                 f"a {self.bits}-bit program cannot be run on this machine: {error.strerror}\n"
                 "  next: a kernel that runs it, and its loader (Debian: apt-get install libc6-i386)"
             ) from error

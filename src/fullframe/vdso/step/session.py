@@ -90,6 +90,13 @@ class Session:
                 self.prepare(target, self.control)
         return self._target
 
+    @property
+    def started_control(self) -> Control:
+        """What the program told when it was started; it is started if it has to be."""
+        _ = self.target
+        assert self.control is not None
+        return self.control
+
     def close(self) -> None:
         """End the process, if there is one."""
         target, self._target = self._target, None

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError, InputError, Place, ToolMissingError, UsageError
-from fullframe.run.gdb import GdbError, GdbProcess, gdb_version
-from fullframe.run.ptrace import TracedProcess
+from fullframe.run.gdb import GdbError, gdb_version
+from fullframe.run.ptrace import CannotRunError
 from fullframe.run.stepped import (
     Control,
     ProgramDiedError,
     SteppedProgram,
     TimeLimitError,
     build_program,
-    child_environment,
-    control_field,
 )
 from fullframe.toolchain.find import find_toolchain
 from fullframe.vdso.step.ask import UNWINDERS, AskGdb, AskInProcess, AskRows
 from fullframe.vdso.step.emulate import PosedSession, emulate
 from fullframe.vdso.step.own import LoadedObject
+from fullframe.vdso.step.programs import Programs
 from fullframe.vdso.step.record import Recorder, instructions_of, is_way_in, owner_of
 from fullframe.vdso.step.result import Failure, StepOptions, SteppedFunction, StepResult
 from fullframe.vdso.step.scenario import Scenario, find_scenarios, trampoline_scenario
-from fullframe.vdso.step.session import Session, Target, file_object, kernel_object
 from fullframe.vdso.step.walk import Stop, WalkEnd, walk
-from fullframe.x86.registers import I386, X86_64
+from fullframe.x86.registers import I386, IP, X86_64
 
 LIVE = "the running kernel's vDSO"
 _RT_SIGRETURN = {64: 15, 32: 173}
+#: Where an image is in the emulator, where no process says.
+_EMULATED_BASE = 0x1000_0000
 
 
 def step_image(options: StepOptions) -> StepResult:
@@ -90,7 +89,7 @@ def _open(path: Path, machine: str | None) -> Image:
 
 
 class _Run:
-    """One run: two sessions of the same program, and what they show."""
+    """One run: the functions of an image, one after the other."""
 
     def __init__(
         self, options: StepOptions, image: Image | None, program: SteppedProgram, directory: Path
@@ -98,76 +97,41 @@ class _Run:
         self._options = options
         self._image = image
         self._program = program
-        self._directory = directory
         self._machine = program.machine
         self._name = str(options.image) if options.image is not None else LIVE
-        self.result = StepResult(self._name, self._machine.name)
+        self._programs = Programs(options, image, program, directory)
         self._recorder = Recorder(self._machine)
-        # A copy: its path has no characters that gdb would divide it at, and it cannot change.
-        self._argument = "-"
-        if options.image is not None:
-            self._argument = "./image.so"
-            shutil.copyfile(options.image, directory / "image.so")
-        self._process = Session(program, self._start_process)
-        self._gdb = Session(program, self._start_gdb)
-        self._process.prepare = self._gdb.prepare = self._register_frames
         self._in_process: list[str] = []
         self._stuck = False  # at a way into the kernel, in the function being stepped
+        self.result = StepResult(self._name, self._machine.name)
 
     def close(self) -> None:
-        self._process.close()
-        self._gdb.close()
-
-    # ------------------------------------------------------------------ starting
-
-    def _start_process(self) -> Target:
-        argument = self._argument
-        if argument != "-":
-            argument = str(self._directory / "image.so")
-        target = TracedProcess(
-            [str(self._program.path), "traced", argument],
-            self._directory / "messages",
-            bits=self._machine.bits,
-            limit_seconds=self._options.limit_seconds,
-            environment=child_environment(),
-        )
-        try:
-            target.run_to_breakpoint()
-        except BaseException:
-            target.close()
-            raise
-        return target
-
-    def _start_gdb(self) -> Target:
-        return GdbProcess(
-            self._program.path,
-            ["running", self._argument],
-            self._machine,
-            self._directory,
-            limit_seconds=self._options.limit_seconds,
-        )
-
-    def _register_frames(self, target: Target, control: Control) -> None:
-        """Tell libgcc and gdb of an image that the loader does not know."""
-        if not control.mapped_by_hand or self._image is None:
-            return
-        section = self._image.section(".eh_frame")
-        if section is not None:
-            field = self._program.symbols["step_control"]
-            _write_field(target, field, section.address + control.load_bias)
-        if isinstance(target, GdbProcess):
-            target.add_symbol_file(self._directory / "image.so", control.load_bias)
+        self._programs.close()
 
     # ------------------------------------------------------------------ the run
 
     def step(self) -> StepResult:
         """Step everything."""
-        result = self.result
-        control = self._begin()
-        owner = self._image_object(self._process, control)
+        try:
+            control = self._begin()
+        except CannotRunError as error:
+            if self._image is None or self._machine is not I386:
+                raise
+            return self._emulate_only(self._image, str(error).partition("\n")[0])
+        owner = self._programs.image_object()
+        if owner is None:
+            raise InputError(Place(LIVE), "the kernel maps none", "a kernel with a vDSO")
         pairs = [(scenario, owner) for scenario in self._scenarios(owner)]
         if self._options.image is None:
             pairs += self._libc_trampoline(control)
+        for scenario, where in self._wanted(pairs):
+            self._step_function(scenario, where)
+        return self._finished()
+
+    def _wanted(
+        self, pairs: Sequence[tuple[Scenario, LoadedObject]]
+    ) -> list[tuple[Scenario, LoadedObject]]:
+        """Choose the functions that were asked for."""
         wanted = self._options.functions
         missing = set(wanted) - {scenario.name for scenario, _ in pairs}
         if missing:
@@ -176,19 +140,40 @@ class _Run:
                 f"{self._name} has no function {min(missing)!r} that can be stepped through; "
                 f"it has: {known}"
             )
-        for scenario, where in pairs:
-            if not wanted or scenario.name in wanted:
-                self._step_function(scenario, where)
+        return [pair for pair in pairs if not wanted or pair[0].name in wanted]
+
+    def _finished(self) -> StepResult:
+        result = self.result
         result.rows = self._recorder.rows
         asked = {name for row in result.rows for name in row.unwinders}
         result.unwinders = [name for name in UNWINDERS if name in asked]
         return result
 
+    def _emulate_only(self, image: Image, reason: str) -> StepResult:
+        """Step through what can be emulated, where no process can run."""
+        result = self.result
+        for name in self._options.unwinders:
+            if name != "fullframe":
+                raise ToolMissingError(f"{name} cannot be asked: {reason}")
+        result.missing |= dict.fromkeys(UNWINDERS[:-1], reason)
+        lowest = min((each.address for each in image.segments if each.type == 1), default=0)
+        owner = LoadedObject("image", image, _EMULATED_BASE - (lowest & -4096))
+        pairs = [(scenario, owner) for scenario in self._scenarios(owner)]
+        for scenario, _ in self._wanted(pairs):
+            if scenario.is_signal:
+                result.not_stepped[scenario.name] = f"return from a signal needs a kernel: {reason}"
+                continue
+            function = SteppedFunction(scenario.name, scenario.address, "call")
+            result.functions.append(function)
+            self._emulate(function, scenario, owner, set())
+            self._count(function, scenario, owner)
+        return self._finished()
+
     def _begin(self) -> Control:
         """Start both processes, and find out who can be asked."""
         result, wanted = self.result, self._options.unwinders
         try:
-            _ = self._process.target
+            _ = self._programs.process.target
         except ProgramDiedError as error:
             raise InputError(
                 Place(self._name),
@@ -196,7 +181,7 @@ class _Run:
                 "a shared object that can be mapped",
                 "check the file, for example with readelf -l",
             ) from error
-        control = self._process.control
+        control = self._programs.process.control
         assert control is not None
         if control.mapped_by_hand:
             result.remarks.append(
@@ -206,7 +191,7 @@ class _Run:
             result.missing["libunwind"] = "it finds only images that the loader knows"
         result.missing |= control.missing
         try:
-            _ = self._gdb.target
+            _ = self._programs.gdb.target
         except TimeLimitError:
             raise
         except FullframeError as error:
@@ -225,33 +210,6 @@ class _Run:
         self._in_process = [n for n in ("libgcc", "libunwind") if n not in result.missing]
         return control
 
-    def _image_object(self, session: Session, control: Control) -> LoadedObject:
-        if self._image is not None:
-            return LoadedObject("image", self._image, control.load_bias)
-        found = self._kernel(session, "vDSO")
-        if found is None:
-            raise InputError(Place(LIVE), "the kernel maps none", "a kernel with a vDSO")
-        return found
-
-    def _kernel(self, session: Session, name: str) -> LoadedObject | None:
-        target = session.target
-        return kernel_object(_pid(target), target.read, name)
-
-    def _objects(self, session: Session, owner: LoadedObject) -> list[LoadedObject]:
-        """List what code a session may come by; addresses may differ from session to session."""
-        control = session.control
-        assert control is not None
-        objects = [LoadedObject("program", self._program.image, 0)]
-        if self._image is not None:
-            objects.append(LoadedObject("image", self._image, control.load_bias))
-        kernel = self._kernel(session, "vDSO" if self._image is None else "kernel's vDSO")
-        if kernel is not None:
-            objects.append(kernel)
-        if owner.name not in {each.name for each in objects}:
-            libc = file_object(_pid(session.target), control.libc_restorer)
-            objects += [libc] if libc is not None else []
-        return objects
-
     def _scenarios(self, owner: LoadedObject) -> list[Scenario]:
         scenarios, left = find_scenarios(owner.image)
         self.result.not_stepped |= left
@@ -260,7 +218,7 @@ class _Run:
     def _libc_trampoline(self, control: Control) -> list[tuple[Scenario, LoadedObject]]:
         """Return libc's own restorer, where it has one."""
         address = control.libc_restorer
-        owner = file_object(_pid(self._process.target), address) if address else None
+        owner = self._programs.file_at(address) if address else None
         if owner is None:
             return []
         bits = self._machine.bits
@@ -281,13 +239,17 @@ class _Run:
                 if message and returned:
                     function.remarks.append(f"under gdb, the process {message}")
         every = self._every(scenario, owner)
-        function.instructions = len(every)
         stepped = self._recorder.stepped_addresses(scenario.name, owner)
         # The kernel may come back elsewhere than behind the way in, or not know this way in.
         missed = scenario.name == "__kernel_vsyscall" and set(every) - stepped
         if missed or self._stuck:
             self._emulate(function, scenario, owner, stepped)
-            stepped = self._recorder.stepped_addresses(scenario.name, owner)
+        self._count(function, scenario, owner)
+
+    def _count(self, function: SteppedFunction, scenario: Scenario, owner: LoadedObject) -> None:
+        every = self._every(scenario, owner)
+        stepped = self._recorder.stepped_addresses(scenario.name, owner)
+        function.instructions = len(every)
         function.stepped = len(stepped.intersection(every))
 
     def _every(self, scenario: Scenario, owner: LoadedObject) -> list[int]:
@@ -301,14 +263,14 @@ class _Run:
         owner: LoadedObject,
     ) -> bool:
         """Step under ptrace; return whether it came back."""
-        session = self._process
-        objects, _ = self._launch(session, scenario, call, owner)
+        session = self._programs.process
+        objects, _ = self._programs.launch(session, scenario, call, owner)
         inside = AskInProcess(session, self._in_process)
         rows = AskRows(self._machine, objects, session.target.read)
         with_rows = "fullframe" not in self.result.missing
 
         def visit(stop: Stop) -> None:
-            where = owner_of(objects, stop.registers[16])
+            where = owner_of(objects, stop.registers[IP])
             self._recorder.record(
                 scenario.name,
                 where,
@@ -327,16 +289,16 @@ class _Run:
         self, scenario: Scenario, call: Mapping[int, int | str], owner: LoadedObject
     ) -> str:
         """Step under gdb; return why it did not come back, "" if it did."""
-        session = self._gdb
+        session = self._programs.gdb
         try:
-            objects, address = self._launch(session, scenario, call, owner)
+            objects, address = self._programs.launch(session, scenario, call, owner)
         except (GdbError, ProgramDiedError, TimeLimitError) as error:
             session.close()
             return str(error)
         gdb = AskGdb(session)
 
         def visit(stop: Stop) -> None:
-            where = owner_of(objects, stop.registers[16])
+            where = owner_of(objects, stop.registers[IP])
             self._recorder.record(scenario.name, where, stop, "gdb", gdb.ask)
 
         bias = address - scenario.address
@@ -347,21 +309,6 @@ class _Run:
             session.close()
         return end.message
 
-    def _launch(
-        self,
-        session: Session,
-        scenario: Scenario,
-        call: Mapping[int, int | str],
-        owner: LoadedObject,
-    ) -> tuple[list[LoadedObject], int]:
-        """Bring a session to where the scenario begins; return its objects, and the address."""
-        _ = session.target
-        objects = self._objects(session, owner)
-        bias = next(each.load_bias for each in objects if each.name == owner.name)
-        address = scenario.address + bias
-        session.launch(scenario, call, address)
-        return objects, address
-
     def _account(
         self,
         function: SteppedFunction,
@@ -371,7 +318,7 @@ class _Run:
         end: WalkEnd,
     ) -> None:
         """Say how a walk under ptrace ended, where not by a plain return."""
-        last = end.last[16]
+        last = end.last[IP]
         where = owner_of(objects, last)
         place = f"{last:#x}" if where is None else f"{last - where.load_bias:#x} ({where.name})"
         if not end.returned:
@@ -405,12 +352,12 @@ class _Run:
         """Step in the emulator what no process came by, and ask of the states there."""
         posed = []
         if self._in_process:
-            self._launch(self._process, scenario, scenario.calls[0], owner)
-            inside = AskInProcess(self._process, self._in_process)
-            posed.append(PosedSession("process", self._process, inside.ask))
+            self._programs.launch(self._programs.process, scenario, scenario.calls[0], owner)
+            inside = AskInProcess(self._programs.process, self._in_process)
+            posed.append(PosedSession("process", self._programs.process, inside.ask))
         if "gdb" not in self.result.missing:
-            self._launch(self._gdb, scenario, scenario.calls[0], owner)
-            posed.append(PosedSession("gdb", self._gdb, AskGdb(self._gdb).ask))
+            self._programs.launch(self._programs.gdb, scenario, scenario.calls[0], owner)
+            posed.append(PosedSession("gdb", self._programs.gdb, AskGdb(self._programs.gdb).ask))
         end = emulate(
             self._program,
             scenario,
@@ -425,12 +372,3 @@ class _Run:
             if end.returned
             else f"the emulated program {end.message}"
         )
-
-
-def _pid(target: Target) -> int:
-    assert isinstance(target, TracedProcess | GdbProcess)
-    return target.pid
-
-
-def _write_field(target: Target, control: int, value: int) -> None:
-    target.write(control + control_field("frame_table"), value.to_bytes(8, "little"))
