@@ -424,6 +424,14 @@ def test_command_writes_nothing_that_is_wrong(
     assert any(image["findings"] for image in found["images"])
 
 
+def rows_by_offset(path: Path) -> list[list[tuple[int, str]]]:
+    """The rows of each function as readelf sees them, wherever the function is."""
+    return [
+        [(address - fde.begin, text) for address, text in fde.rows]
+        for fde in oracles.readelf_fdes(str(path), ".eh_frame")
+    ]
+
+
 def old_assembler(directory: Path) -> Path:
     """An assembler without any .cfi_*."""
     tool = directory / "old-as"
@@ -431,7 +439,10 @@ def old_assembler(directory: Path) -> Path:
         f"""#!/bin/sh
 for last; do :; done
 if [ "$1" = --version ]; then exec {need("as")} --version; fi
-if grep -q '^[[:space:]]*\\.cfi_' "$last"; then echo "$last:1: Error: unknown pseudo-op" >&2; exit 1; fi
+if grep -q '^[[:space:]]*\\.cfi_' "$last"; then
+    echo "$last:1: Error: unknown pseudo-op" >&2
+    exit 1
+fi
 exec {need("as")} "$@"
 """
     )
@@ -468,9 +479,7 @@ def test_an_assembler_without_directives(
     if policy == "encode":
         assert "49 of 49 instruction boundaries proved" in out.out
         usual = saved(built("i386-int80"), tmp_path)
-        assert [fde.rows for fde in oracles.readelf_fdes(str(path), ".eh_frame")] == [
-            fde.rows for fde in oracles.readelf_fdes(str(usual), ".eh_frame")
-        ]
+        assert rows_by_offset(path) == rows_by_offset(usual)
     elif policy == "drop":
         assert read_frames(Image.open(path)) == []
     else:
