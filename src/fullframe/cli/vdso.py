@@ -164,5 +164,5 @@ def _dump(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(dump_json(result))
     else:
-        write_dump(sys.stdout, sys.stderr, result)
+        write_dump(sys.stdout, result)
     return EXIT_OK
