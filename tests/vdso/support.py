@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import shutil
 import subprocess
@@ -61,6 +62,11 @@ def program(directory: Path, source: str, machine: VdsoImage, *flags: str) -> Pa
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=60, check=False
-    )
+    try:
+        return subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, timeout=60, check=False
+        )
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        skip_or_fail("this kernel runs no i386 programs (CONFIG_IA32_EMULATION)")
