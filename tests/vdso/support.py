@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fullframe.errors import ToolMissingError
 from fullframe.toolchain.find import Toolchain, find_toolchain
-from fullframe.vdso.build import BuiltImage, build_image
+from fullframe.vdso.build import BuildOptions, BuiltImage, build_image
 from fullframe.vdso.images import IMAGES, VdsoImage
 from tests.support import skip_or_fail
 
@@ -28,9 +28,9 @@ def toolchain(kind: str | None = None) -> Toolchain:
 
 
 @functools.cache
-def built(name: str, kind: str | None = None) -> BuiltImage:
+def built(name: str, kind: str | None = None, *, with_flags: bool = False) -> BuiltImage:
     """An image, built once for all tests."""
-    return build_image(IMAGE[name], toolchain(kind))
+    return build_image(IMAGE[name], toolchain(kind), BuildOptions(with_flags=with_flags))
 
 
 def saved(image: BuiltImage, directory: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,17 @@ from fullframe.toolchain.find import KINDS
 from fullframe.vdso.build import build_from_source, derive
 from fullframe.vdso.verify import address_of
 from tests.support import skip_or_fail
-from tests.vdso.support import I386_NAMES, IMAGE, PROGRAMS, built, program, run, saved, toolchain
+from tests.vdso.support import (
+    I386_NAMES,
+    IMAGE,
+    PROGRAMS,
+    built,
+    need,
+    program,
+    run,
+    saved,
+    toolchain,
+)
 
 #: Exit code of a shell, or of start_with, for a program that SIGILL ended.
 ILLEGAL = 128 + 4
@@ -63,14 +74,14 @@ def test_every_function_does_what_libcs_does(name: str, kind: str, tmp_path: Pat
         assert code_of(done.returncode) == ILLEGAL
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("with_flags", [False, True])
 @pytest.mark.parametrize("name", list(IMAGE))
 def test_signals_return_and_unwind_through_the_trampolines(
-    name: str, kind: str, tmp_path: Path
+    name: str, with_flags: bool, tmp_path: Path
 ) -> None:
     """Every register of the interrupted instruction, by libgcc's unwinder, and after the return."""
     signals = program(tmp_path, "signals.c", IMAGE[name], *extra(name, "interrupt"))
-    done = run(signals, saved(built(name, kind), tmp_path))
+    done = run(signals, saved(built(name, with_flags=with_flags), tmp_path))
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -110,6 +121,33 @@ def test_an_exception_does_not_pass_without_cfi(tmp_path: Path) -> None:
     path = tmp_path / "broken.so"
     path.write_bytes(broken)
     assert code_of(run(throw, path).returncode) == 128 + 6  # std::terminate
+
+
+_REGISTER = re.compile(r"^([er]?[a-ds][xip]|[er]?[bs]p|[er][sd]i|r\d+|[er]ip|eflags) +(\S+)", re.M)
+
+
+@pytest.mark.parametrize("with_flags", [False, True])
+@pytest.mark.parametrize("name", list(IMAGE))
+def test_gdb_shows_the_interrupted_registers(name: str, with_flags: bool, tmp_path: Path) -> None:
+    """From the handler, the same that it showed when the signal came."""
+    signals = program(tmp_path, "signals.c", IMAGE[name], *extra(name, "interrupt"))
+    image = saved(built(name, with_flags=with_flags), tmp_path)
+    commands = [
+        "set debuginfod enabled off", "run", "info registers", "break handler", "signal SIGTRAP",
+        "backtrace", "frame function interrupt", "info registers",
+    ]  # fmt: skip
+    done = run(
+        need("gdb"), "-nx", "-batch", *(word for each in commands for word in ("-ex", each)),
+        "--args", signals, image,
+    )  # fmt: skip
+    assert "<signal handler called>" in done.stdout, done.stdout + done.stderr
+    at_trap, _, in_handler = done.stdout.partition("Breakpoint 1")
+    before, after = dict(_REGISTER.findall(at_trap)), dict(_REGISTER.findall(in_handler))
+    assert len(before) == (18 if name == "x86-64" else 10)
+    if not with_flags:
+        before.pop("eflags")
+        after.pop("eflags")
+    assert after == before
 
 
 # -- as a process's own vDSO --------------------------------------------------------------------
