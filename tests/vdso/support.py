@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from fullframe.errors import ToolMissingError
 from fullframe.toolchain.find import Toolchain, find_toolchain
-from fullframe.vdso.build import BuiltImage, build_image
+from fullframe.vdso.build import BuildOptions, BuiltImage, build_image
 from fullframe.vdso.images import IMAGES, VdsoImage
 from tests.support import skip_or_fail
 
@@ -27,9 +28,9 @@ def toolchain(kind: str | None = None) -> Toolchain:
 
 
 @functools.cache
-def built(name: str, kind: str | None = None) -> BuiltImage:
+def built(name: str, kind: str | None = None, *, with_flags: bool = False) -> BuiltImage:
     """An image, built once for all tests."""
-    return build_image(IMAGE[name], toolchain(kind))
+    return build_image(IMAGE[name], toolchain(kind), BuildOptions(with_flags=with_flags))
 
 
 def saved(image: BuiltImage, directory: Path) -> Path:
@@ -61,6 +62,11 @@ def program(directory: Path, source: str, machine: VdsoImage, *flags: str) -> Pa
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=60, check=False
-    )
+    try:
+        return subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, timeout=60, check=False
+        )
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        skip_or_fail("this kernel runs no i386 programs (CONFIG_IA32_EMULATION)")

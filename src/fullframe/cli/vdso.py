@@ -64,6 +64,12 @@ def _add_build(commands: Any) -> None:
         metavar="X.Y[.Z]",
         help="what the version note tells the C library; default: 6.1.0, the packaged tables'",
     )
+    build.add_argument(
+        "--with-flags",
+        action="store_true",
+        help="let the rules of signal trampolines say where the flags register is, too: gdb shows "
+        "it, LLVM's libunwind refuses such CFI",
+    )
     build.add_argument("--toolchain", choices=("gnu", "llvm", "zig"), help="build with this one")
     build.add_argument(
         "--assembler", metavar="PROGRAM", help="assemble with this one, whatever it lacks"
@@ -129,6 +135,7 @@ def _build(arguments: argparse.Namespace) -> int:
         arguments.linux_version or DEFAULT_LINUX_VERSION,
         arguments.base,
         _policy(arguments.assembler, arguments.cfi, toolchain.kind),
+        arguments.with_flags,
     )
     built = [build_image(image, toolchain, options) for image in images]
     right = all(item.is_right for item in built)
@@ -166,5 +173,5 @@ def _dump(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(dump_json(result))
     else:
-        write_dump(sys.stdout, sys.stderr, result)
+        write_dump(sys.stdout, result)
     return EXIT_OK

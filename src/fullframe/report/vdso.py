@@ -125,13 +125,12 @@ def dump_json(result: Dump) -> dict[str, Any]:
     }
 
 
-def write_dump(out: TextIO, log: TextIO, result: Dump) -> None:
-    """Write what was saved to ``out``, and what cannot be had here to ``log``."""
+def write_dump(out: TextIO, result: Dump) -> None:
+    """Write what was saved, and what cannot be had here."""
     for item in result.images:
         action = "written" if item.written else "unchanged"
         out.write(
             f"{printable(str(item.path))}: {item.vdso.abi}, {len(item.vdso.data)} bytes, {action}\n"
         )
-    out.flush()
     for reason in result.missing.values():
-        log.write(f"left out: {reason}\n")
+        out.write(f"left out: {reason}\n")

@@ -26,6 +26,7 @@ from fullframe.toolchain.command import run_tool
 #: Kinds of processes on x86 Linux, by the names of their ABIs.
 PROCESS_ABIS: Final = ("x86-64", "i386", "x32")
 
+_MAPS = "/proc/self/maps"
 _PAGE_BYTES = 4096
 #: The kernel's vDSOs are two to three pages; the programs write at most this many.
 _MOST_PAGES = 64
@@ -139,7 +140,7 @@ def read_running_vdso(abi: str) -> RunningVdso:
 
 def _own_pages() -> bytes:
     try:
-        with open("/proc/self/maps", encoding="ascii", errors="replace") as maps:  # noqa: PTH123
+        with open(_MAPS, encoding="ascii", errors="replace") as maps:  # noqa: PTH123
             for line in maps:
                 if line.rstrip().endswith("[vdso]"):
                     begin, _, end = line.split()[0].partition("-")

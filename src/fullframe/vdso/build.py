@@ -26,10 +26,11 @@ from fullframe.files import replace_files
 from fullframe.toolchain.find import Toolchain
 from fullframe.toolchain.probe import Probed
 from fullframe.vdso.assembly import PRESERVED, assembly
-from fullframe.vdso.images import VdsoImage
+from fullframe.vdso.images import RT_SIGRETURN, SIGRETURN, VdsoImage
 from fullframe.vdso.linking import check_base_address, link, link_script, version_script
 from fullframe.vdso.output import output_paths
 from fullframe.vdso.verify import problems_of
+from fullframe.x86.registers import FLAGS
 
 #: Of the packaged tables, whose numbers the code has.
 DEFAULT_LINUX_VERSION = (6, 1, 0)
@@ -58,11 +59,15 @@ class BuildOptions:
         linux_version: what the version note says.
         base_address: that the header is linked at.
         assembler: None for the toolchain's own.
+        with_flags: whether the rules of signal trampolines say where the flags register is, too.
+            gdb then shows the interrupted instruction's; LLVM's libunwind refuses any CFI with a
+            register that it has no number for (``src/DwarfParser.hpp``, "reg too big").
     """
 
     linux_version: tuple[int, int, int] = DEFAULT_LINUX_VERSION
     base_address: int = 0
     assembler: AssemblerPolicy | None = None
+    with_flags: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ def build_image(
         InputError: no CFI could be derived: a fault of fullframe's own code.
     """
     check_base_address(image, options.base_address)
-    derived = derive(image, toolchain, options.linux_version)
+    derived = derive(image, toolchain, options)
     return build_from_source(image, derived, toolchain, options)
 
 
@@ -190,14 +195,14 @@ def build_from_source(
 def derive(
     image: VdsoImage,
     toolchain: Toolchain,
-    linux_version: tuple[int, int, int] = DEFAULT_LINUX_VERSION,
+    options: BuildOptions = BuildOptions(),
 ) -> AssemblySource:
     """Write the source of an image, and derive its call-frame information.
 
     Args:
         image: which one.
         toolchain: assembles it, to see what the code is.
-        linux_version: what the version note says.
+        options: as in :func:`build_image`.
 
     Returns:
         The source with directives.
@@ -207,8 +212,11 @@ def derive(
     """
     flags = ("-m32",) if image.machine.bits == 32 else ()
     name = str(Path(image.file_name).with_suffix(".s"))
-    bare = AssemblySource(name, assembly(image, linux_version), Assembler(toolchain, flags))
-    derived = fix_source(bare, PRESERVED)
+    bare = AssemblySource(name, assembly(image, options.linux_version), Assembler(toolchain, flags))
+    preserved: dict[str, tuple[int, ...]] = dict(PRESERVED)
+    if options.with_flags:
+        preserved |= {SIGRETURN: (FLAGS,), RT_SIGRETURN: (FLAGS,)}
+    derived = fix_source(bare, preserved)
     _require_all(derived)
     return bare.with_text(derived.new_text)
 
