@@ -22,7 +22,7 @@ from fullframe.errors import FullframeError
 from fullframe.run.stepped import ProgramDiedError, TimeLimitError, child_environment
 from fullframe.toolchain.command import run_tool
 from fullframe.toolchain.find import find_tool
-from fullframe.x86.registers import Machine
+from fullframe.x86.registers import IP, Machine
 
 #: What a debugger may say in one answer; far above any honest one.
 _MOST_BYTES = 1 << 24
@@ -228,7 +228,8 @@ class GdbProcess:
     def _name_registers(self) -> None:
         answer = self.command("-data-list-register-names")
         names = re.findall(r'"(\w*)"', answer.partition("register-names=")[2])
-        wanted = {name: number for number, name in enumerate(self.machine.register_names) if name}
+        general = self.machine.register_names[: IP + 1]
+        wanted = {name: number for number, name in enumerate(general) if name}
         self._numbers = {index: wanted[name] for index, name in enumerate(names) if name in wanted}
         self._list = " ".join(map(str, self._numbers))
 

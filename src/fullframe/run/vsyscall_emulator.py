@@ -22,7 +22,7 @@ from fullframe.x86.registers import AX, BP, CX, DX, I386, IP, SP
 _PAGE = 0x1000
 _IDS = {
     number: getattr(x86_const, f"UC_X86_REG_{name.upper()}")
-    for number, name in enumerate(I386.register_names)
+    for number, name in enumerate(I386.register_names[: IP + 1])
     if name
 }
 #: What a register holds that the fast ways back to user mode do not restore (SYSEXIT takes eip and
