@@ -11,6 +11,7 @@ from fullframe.errors import InputError, ToolMissingError, UsageError
 from fullframe.run import ptrace
 from fullframe.vdso.step.result import StepOptions
 from fullframe.vdso.step.stepping import step_image
+from tests.docs.test_documents import documented_keys
 from tests.vdso.stepped_images import (
     HEAD,
     IMAGE_32,
@@ -291,10 +292,10 @@ def test_code_that_never_returns(tmp_path):
 def test_code_that_waits_for_ever(tmp_path):
     text = IMAGE_64.replace("\tmov $3, %ebx\n", "\tmov $34, %eax\n\tsyscall\n")  # pause
     result = stepped(
-        text, tmp_path, 64, unwinders=("fullframe",), functions=("__vdso_time",), limit_seconds=0.5
+        text, tmp_path, 64, unwinders=("fullframe",), functions=("__vdso_time",), limit_seconds=1.0
     )
     (function,) = result.functions
-    assert "not finished after 0.5 seconds: killed" in function.remarks[0]
+    assert "not finished after 1 seconds: killed" in function.remarks[0]
 
 
 # --- what cannot be stepped ---
@@ -440,3 +441,30 @@ def test_the_table_and_the_json_say_the_same(tmp_path, capsys):
             assert answer["got"]["ebp"] != step["expected"]["ebp"]
     count = sum(not a["ok"] for step in data["steps"] for a in step["unwinders"].values())
     assert len(data["failures"]) == count
+
+
+#: Keys of objects whose own keys are names.
+_NAMES = {"expected", "got", "registers", "unwinders", "missing", "versions", "not_stepped"}
+
+
+def keys(value):
+    """Every key that is not the name of a register, an unwinder or a function."""
+    if isinstance(value, list):
+        return {key for each in value for key in keys(each)}
+    if not isinstance(value, dict):
+        return set()
+    found = set(value)
+    for key, each in value.items():
+        named = key in _NAMES and isinstance(each, dict)
+        found |= keys(list(each.values()) if named else each)
+    return found
+
+
+def test_every_key_is_documented(tmp_path, capsys):
+    need_i386()
+    broken = IMAGE_32.replace("\t.cfi_rel_offset %ebp, 0\n", "")
+    image = build_image(broken, 32, tmp_path)
+    assert main(["vdso", "step", "--image", str(image), "--json"]) == 1
+    found = keys(json.loads(capsys.readouterr().out))
+    assert {"steps", "failures", "expected", "got", "message", "remarks"} <= found
+    assert found - documented_keys("fullframe vdso step --json") == set()

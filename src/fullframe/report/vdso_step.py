@@ -152,5 +152,6 @@ def _summary(result: StepResult) -> str:
         answers = [row.unwinders[name] for row in result.rows if name in row.unwinders]
         wrong = sum(not answer.ok for answer in answers)
         where = f"wrong at {wrong}" if wrong else "right at every one"
-        lines.append(f"{name:9} {len(answers)} instructions, {where}\n")
+        asked = f"{len(answers)} of {len(result.rows)} instructions"
+        lines.append(f"{name:9} asked at {asked}: {where}\n")
     return "".join(lines) or "no unwinder was asked\n"

@@ -156,6 +156,10 @@ class TracedProcess:
         self._timer.daemon = True
         self._timer.start()
 
+    def stop_clock(self) -> None:
+        """Let time pass: the process waits for us."""
+        self._timer.cancel()
+
     def _out_of_time(self) -> None:
         with self._lock:
             if not self._ended:

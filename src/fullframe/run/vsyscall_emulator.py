@@ -86,6 +86,9 @@ class EmulatedProgram:
     def restart_clock(self) -> None:
         """Nothing waits here."""
 
+    def stop_clock(self) -> None:
+        """Nothing waits here."""
+
     def close(self) -> None:
         """Nothing to end."""
 

@@ -56,6 +56,10 @@ class Target(Protocol):
         """Let the limit of time begin anew."""
         ...
 
+    def stop_clock(self) -> None:
+        """Let time pass until the clock is started again."""
+        ...
+
     def close(self) -> None:
         """End it."""
         ...
@@ -88,6 +92,7 @@ class Session:
             self.control = self.read_control()
             if self.prepare is not None:
                 self.prepare(target, self.control)
+            target.stop_clock()
         return self._target
 
     @property

@@ -103,6 +103,7 @@ def walk(
             walker.step()
     except (ProgramDiedError, TimeLimitError, GdbError) as error:
         return WalkEnd(False, str(error), walker.registers, {})
+    target.stop_clock()
     if not walker.is_back:
         text = f"not back after {MOST_STEPS} instructions"
         return WalkEnd(False, text, walker.registers, {})
