@@ -305,7 +305,8 @@ def test_two_processes_say_what_one_says(check):
 def test_live_vdso(check):
     code, out, _ = check("--live-vdso", "right.o", "--json")
     found = json.loads(out)
-    assert [file["path"] for file in found["files"]] == ["right.o", "[vdso]"]
+    # Others come behind it, for the kinds of processes that this kernel runs.
+    assert [file["path"] for file in found["files"]][:2] == ["right.o", "[vdso]"]
     vdso = found["files"][1]
     assert vdso["error"] is None
     assert vdso["functions"] > 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from iced_x86 import (
@@ -29,7 +30,7 @@ from iced_x86 import (
 from fullframe.track import effects as fx
 from fullframe.track.effects import Apply, Effect, Memory
 from fullframe.track.state import StateSpace
-from fullframe.track.values import OTHER, constant
+from fullframe.track.values import OTHER, UNKNOWN, constant
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, R11, SI, SP
 
 _HARDWARE: Final[dict[int, int]] = {}
@@ -60,6 +61,24 @@ _MOST_ENCODINGS = 1 << 17
 _MOST_EFFECTS = 1 << 16
 _CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
 _REGISTERS: Final = 256
+
+
+#: Registers that a system call by an instruction of its own changes, by word size. SYSCALL: the
+#: way back in rcx, the flags in r11. 32-bit code: ecx, and edx where SYSEXIT needs it; ebp brings
+#: an argument or the stack pointer, and which value of it comes back depends on the kernel
+#: (arch/x86/entry/entry_64_compat.S).
+FAST_CALL_WRITES: Final = {
+    (64, Mnemonic.SYSCALL): (AX, CX, R11),
+    (64, Mnemonic.SYSENTER): (AX, CX, R11),
+    (32, Mnemonic.SYSCALL): (AX, CX, BP),
+    (32, Mnemonic.SYSENTER): (AX, CX, DX, BP),
+}
+
+
+def _fast_call(bits: int, written: tuple[int, ...]) -> fx.Apply:
+    if bits == 64:
+        return fx.clobber(written)
+    return fx.sequence((fx.clobber(written), fx.set_register(BP, UNKNOWN)))
 
 
 class Classifier:
@@ -102,6 +121,11 @@ class Classifier:
         self.call_inside = self.intern(("call inside",), lambda: fx.call_as_push(self.word_bytes))
         kernel = (AX, CX, R11) if machine.bits == 64 else (AX,)
         self.system_call = self.intern(("system call",), lambda: fx.clobber(kernel))
+        self._fast_calls: dict[int, Effect] = {
+            mnemonic: self.intern(("fast call", written), partial(_fast_call, bits, written))
+            for (bits, mnemonic), written in FAST_CALL_WRITES.items()
+            if bits == machine.bits
+        }
 
     def intern(self, key: tuple[object, ...], make: Callable[[], Apply]) -> Effect:
         """Return the one effect of that key, making it on first use."""
@@ -118,6 +142,10 @@ class Classifier:
             self.by_encoding.clear()
             self.space.forget()
         self.space.trim()
+
+    def system_call_by(self, mnemonic: int) -> Effect:
+        """Return the effect of a system call by ``syscall``, ``sysenter`` or ``int``."""
+        return self._fast_calls.get(mnemonic, self.system_call)
 
     def call_that_pops(self, popped_bytes: int) -> Effect:
         """A call whose callee takes ``popped_bytes`` of arguments off the stack."""

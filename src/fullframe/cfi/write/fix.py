@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
@@ -65,7 +66,10 @@ class _Plan:
     refused: list[Refusal] = field(default_factory=list)
 
 
-def fix_source(source: AssemblySource) -> Conversion:
+def fix_source(
+    source: AssemblySource,
+    preserved: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Conversion:
     """Write the missing directives of a source and mend the wrong ones.
 
     Rules that are there and are not wrong stay as they are written. The outcome is proved: the
@@ -74,6 +78,8 @@ def fix_source(source: AssemblySource) -> Conversion:
 
     Args:
         source: the source.
+        preserved: function to the hardware numbers of registers that survive it although the ABI
+            lets callees change them: missing directives are written for them, too.
 
     Returns:
         The edited text and what was compared.
@@ -82,7 +88,7 @@ def fix_source(source: AssemblySource) -> Conversion:
         InputError: the source cannot be assembled.
     """
     assembled = source.assemble()
-    result = _fix(source, assembled)
+    result = _fix(source, assembled, preserved)
     crowded = {
         item.line
         for item in result.refused
@@ -91,12 +97,14 @@ def fix_source(source: AssemblySource) -> Conversion:
     if not crowded:
         return result
     split, origins = split_lines(source, crowded)
-    again = _fix(split, split.assemble())
+    again = _fix(split, split.assemble(), preserved)
     return renumbered(again, source, origins)
 
 
-def _fix(source: AssemblySource, assembled: Assembled) -> Conversion:
-    plans, conversion = _plans(source, assembled)
+def _fix(
+    source: AssemblySource, assembled: Assembled, preserved: Mapping[str, tuple[int, ...]]
+) -> Conversion:
+    plans, conversion = _plans(source, assembled, preserved)
     for _ in range(_MOST_ROUNDS):
         merged = _merge([plan.patch for plan in plans])
         text = merged.apply(source.text)
@@ -143,7 +151,9 @@ def line_of(assembled: Assembled, address: int) -> int | None:
     return assembled.origins[span.line].line
 
 
-def _plans(source: AssemblySource, assembled: Assembled) -> tuple[list[_Plan], Conversion]:
+def _plans(
+    source: AssemblySource, assembled: Assembled, preserved: Mapping[str, tuple[int, ...]]
+) -> tuple[list[_Plan], Conversion]:
     """Find out what every function lacks."""
     image = assembled.image
     conversion = Conversion(source.path, source.text, source.text)
@@ -153,7 +163,7 @@ def _plans(source: AssemblySource, assembled: Assembled) -> tuple[list[_Plan], C
     verdicts = {result.fde.begin: result for result in checker.results()}
     directives = directive_lines(assembled)
     plans = []
-    for made in synthesize(image, functions):
+    for made in synthesize(image, functions, preserved):
         conversion.functions += 1
         fde = rows.fde_at(made.function.begin)
         result = None if fde is None else verdicts.get(fde.begin)

@@ -1,0 +1,135 @@
+"""i386 user code up to the kernel and back, emulated: for ways in that this CPU cannot take.
+
+Unicorn runs the code. What the CPU and the kernel do on INT 0x80, SYSENTER and SYSCALL is done
+here, as one step each. Sources: Intel SDM vol. 2 and AMD APM vol. 3 (what each instruction saves:
+SYSENTER nothing, SYSCALL ecx = return address); Linux since 4.4 (commits 8169aff61195,
+7841b408717d: both fast ways in are made to look as if INT 0x80 had been used, and return to the
+vDSO's landing pad behind its INT 0x80; a call that is to be restarted returns to that INT 0x80).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import unicorn
+from iced_x86 import Decoder, Instruction, Mnemonic
+from unicorn import x86_const
+
+from fullframe.run.stepped import ProgramDiedError
+from fullframe.x86.registers import AX, BP, CX, DX, I386, IP, SP
+
+_PAGE = 0x1000
+_IDS = {
+    number: getattr(x86_const, f"UC_X86_REG_{name.upper()}")
+    for number, name in enumerate(I386.register_names[: IP + 1])
+    if name
+}
+#: What a register holds that the fast ways back to user mode do not restore (SYSEXIT takes eip and
+#: esp from edx and ecx, SYSRET eip from ecx).
+_CLOBBERED = 0xC10BBE4D
+
+
+class EmulatedProgram:
+    """Emulated i386 user code; stopped before an instruction whenever a method returns.
+
+    Args:
+        mappings: (address, bytes) of what is in memory; everything may be written and executed.
+        registers: hardware number (and ``IP``) to value.
+        result: what the kernel returns in eax.
+    """
+
+    def __init__(
+        self,
+        mappings: Iterable[tuple[int, bytes]],
+        registers: Mapping[int, int],
+        result: int = 0,
+    ) -> None:
+        self._uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+        self._result = result
+        self._restarted = False
+        pages: dict[int, None] = {}
+        contents = list(mappings)
+        for address, data in contents:
+            pages.update(dict.fromkeys(range(address & -_PAGE, address + len(data), _PAGE)))
+        for page in pages:
+            self._uc.mem_map(page, _PAGE)
+        for address, data in contents:
+            self._uc.mem_write(address, data)
+        self.write_registers(registers)
+
+    def registers(self) -> dict[int, int]:
+        """Return hardware number (and ``IP``) to value."""
+        return {number: int(self._uc.reg_read(each)) for number, each in _IDS.items()}
+
+    def write_registers(self, values: Mapping[int, int]) -> None:
+        """Set registers by hardware number (and ``IP``)."""
+        for number, value in values.items():
+            self._uc.reg_write(_IDS[number], value)
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        """Read memory; nothing where it is not mapped."""
+        for size in (size_bytes, _PAGE - address % _PAGE):
+            try:
+                return bytes(self._uc.mem_read(address, min(size, size_bytes)))
+            except unicorn.UcError:
+                continue
+        return b""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write memory."""
+        self._uc.mem_write(address, data)
+
+    def run_to_breakpoint(self) -> None:
+        """Nothing to run: it starts where it is to be stepped from."""
+
+    def restart_clock(self) -> None:
+        """Nothing waits here."""
+
+    def stop_clock(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def step(self, number: int = 0) -> None:
+        """Execute one instruction, the way into the kernel and back as one.
+
+        Raises:
+            ProgramDiedError: it cannot be executed.
+        """
+        assert number == 0, "no signals are emulated"
+        address = self.registers()[IP]
+        decoded = Decoder(32, self.read(address, 15), ip=address).decode()
+        if decoded.mnemonic in (Mnemonic.SYSENTER, Mnemonic.SYSCALL):
+            self._enter_fast(decoded)
+            return
+        if decoded.mnemonic == Mnemonic.INT and decoded.immediate8 == 0x80:
+            # The kernel saves every register, and gives every one back but eax.
+            self.write_registers({AX: self._result, IP: decoded.next_ip})
+            return
+        try:
+            self._uc.emu_start(address, 0xFFFFFFFF, count=1)
+        except unicorn.UcError as error:
+            raise ProgramDiedError(f"cannot be emulated at {address:#x}: {error}") from error
+
+    def _enter_fast(self, instruction: Instruction) -> None:
+        """Enter by SYSENTER or SYSCALL and come back, to be restarted where the code can."""
+        before = self.registers()
+        sysenter = instruction.mnemonic == Mnemonic.SYSENTER
+        stack = before[BP] if sysenter else before[SP]
+        # Where the user's stack pointer leads, its ebp was saved: the sixth argument.
+        saved = self.read(stack, 4)
+        if len(saved) != 4:
+            raise ProgramDiedError(f"the kernel finds no sixth argument at {stack:#x}")
+        after = {SP: stack, BP: int.from_bytes(saved, "little")}
+        code = self.read(instruction.next_ip, 15)
+        following = Decoder(32, code, ip=instruction.next_ip).decode()
+        if following.mnemonic == Mnemonic.INT and following.immediate8 == 0x80:
+            # As if interrupted and restarted: the kernel goes back to INT 0x80 with the arguments
+            # where INT 0x80 has them; SYSCALL had argument 2 in ebp, since ecx was the CPU's.
+            after |= {CX: before[CX] if sysenter else before[BP], IP: instruction.next_ip}
+        else:
+            after |= {AX: self._result, CX: _CLOBBERED, IP: instruction.next_ip}
+            after |= {DX: _CLOBBERED} if sysenter else {}
+        self.write_registers(after)
