@@ -21,9 +21,11 @@ from fullframe.track.values import (
     Constant,
     Derived,
     Entry,
+    Half,
     Value,
     address,
     constant,
+    cut,
     derived,
     either,
     extended,
@@ -225,6 +227,34 @@ def load(target: int, memory: Memory) -> Apply:
     return apply
 
 
+def load_half(target: int, memory: Memory) -> Apply:
+    """``mov`` of a 32-bit word from memory into a 64-bit register (x32)."""
+
+    def apply(space: StateSpace, state: State) -> State:
+        place = place_of(space, state, memory)
+        found = (
+            state.slots.get((place.region, place.offset_bytes))
+            if isinstance(place, Address)
+            else None
+        )
+        if not isinstance(found, Half):
+            return narrowed((target,))(space, load(target, memory)(space, state))
+        return _set(space, state, target, cut(found))
+
+    return apply
+
+
+def narrowed(registers: tuple[int, ...]) -> Apply:
+    """The registers lose their upper halves (x32): see :func:`fullframe.track.values.cut`."""
+
+    def apply(space: StateSpace, state: State) -> State:
+        for register in registers:
+            state = space.with_register(state, register, cut(state.registers[register]))
+        return state
+
+    return apply
+
+
 def store_indexed(base: int, source: int) -> Apply:
     """``mov`` of a register to a place in the frame that an index tells."""
 
@@ -377,12 +407,30 @@ def leave(word_bytes: int) -> Apply:
     return apply
 
 
-def enter(size_bytes: int, word_bytes: int) -> Apply:
-    """``enter size, 0``."""
+def push_all(word_bytes: int) -> Apply:
+    """``pusha``: all registers, the stack pointer as it was before (SDM, PUSHA/PUSHAD)."""
 
     def apply(space: StateSpace, state: State) -> State:
+        for value in state.registers[:8]:
+            state = push(value, word_bytes)(space, state)
+        return state
+
+    return apply
+
+
+def enter(size_bytes: int, level: int, word_bytes: int) -> Apply:
+    """``enter size, level``: copies ``level - 1`` frame pointers and adds its own (SDM, ENTER)."""
+
+    def apply(space: StateSpace, state: State) -> State:
+        outer = state.registers[BP]
         state = push(BP, word_bytes)(space, state)
-        state = _set(space, state, BP, state.registers[SP])
+        frame = state.registers[SP]
+        for number in range(1, level):
+            value = state.word_at(moved(outer, -word_bytes * number, space))
+            state = push(value, word_bytes)(space, state)
+        if level:
+            state = push(frame, word_bytes)(space, state)
+        state = _set(space, state, BP, frame)
         return add(SP, -size_bytes)(space, state)
 
     return apply

@@ -21,11 +21,13 @@ from fullframe.track.values import (
     Address,
     Derived,
     Entry,
+    Half,
     Region,
     Value,
     address,
     either,
     entry,
+    half,
     is_joined,
     joined,
 )
@@ -91,9 +93,14 @@ class State:
         if isinstance(place, Address):
             found = self.slots.get((place.region, place.offset_bytes))
             if found is not None:
-                return found
+                return UNKNOWN if isinstance(found, Half) else found
             return UNKNOWN if (place.region, _REST) in self.slots else _unnamed(place.region)
         return UNKNOWN if place in VAGUE or isinstance(place, Derived) else OTHER
+
+
+def _stretches_to(key: tuple[Region, int], value: Value, word_bytes: int) -> int:
+    """Return the offset behind a slot's last byte."""
+    return key[1] + (word_bytes // 2 if isinstance(value, Half) else word_bytes)
 
 
 def _unnamed(region: Region) -> Value:
@@ -256,8 +263,12 @@ class StateSpace:
         slots = {
             key: kept
             for key, kept in state.slots.items()
-            if key[0] is not region or key[1] >= offset + size_bytes or key[1] + word <= offset
+            if key[0] is not region
+            or key[1] >= offset + size_bytes
+            or _stretches_to(key, kept, word) <= offset
         }
+        if self.narrow_pointers and size_bytes == word // 2 and isinstance(value, Address):
+            value, size_bytes = half(value), word
         if value is not OTHER and size_bytes == word:
             if len(slots) >= _MOST_SLOTS:
                 slots[region, _REST] = UNKNOWN
