@@ -532,7 +532,10 @@ class ImageChecker:
                 index += 1
                 continue
             claim = context.claim_at(listing.starts[index])
-            state = None if claim is None else premise(follower.space, claim)
+            state = None
+            if claim is not None:
+                state = self._brought_blindly(follower.space, flow, claim, index)
+                state = state or premise(follower.space, claim)
             if state is not None:
                 follower.follow(flow, [(listing.starts[index], state)], assumed=True)
                 if index in flow.pieces:
@@ -548,6 +551,22 @@ class ImageChecker:
             unsolved.append(Run(index, end, Verdict(Answer.CANNOT_TELL), reason))
             index = end
         return unsolved
+
+    def _brought_blindly(
+        self, space: StateSpace, flow: Flow, claim: Claim, index: int
+    ) -> State | None:
+        """Return what indirect jumps that cannot be seen would bring, where it fits the row.
+
+        It tells more than the row does: where the stack pointer is, above all.
+        """
+        found: State | None = None
+        address = flow.listing.begin + flow.listing.starts[index]
+        for state in dict.fromkeys(flow.blind.values()):
+            if self.engine.book.judge(space, state, claim, address) is PROVED:
+                found = state if found is None else space.join(found, state)
+        if found is None or self.engine.book.judge(space, found, claim, address) is PROVED:
+            return found
+        return None
 
     def _is_padding(self, listing: Listing, index: int, body: bytes) -> bool:
         if index in listing.padding:

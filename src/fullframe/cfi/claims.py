@@ -51,6 +51,8 @@ from fullframe.track.values import (
     constant,
     entry,
     is_joined,
+    is_lent,
+    is_unplaced,
 )
 from fullframe.x86.registers import IP, SP, Machine
 
@@ -389,6 +391,15 @@ class ClaimBook:
         if value is UNKNOWN or isinstance(value, Derived):
             reason = "the code is not modelled, or moves the registers of the rule by what it reads"
             return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
+        if isinstance(value, Address) and is_unplaced(value.region):
+            reason = "an edge that cannot be seen leads here, with the stack pointer anywhere"
+            return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
+        if self._is_moved_frame(state, claim, value):
+            reason = (
+                "the function has moved its frame, the return address with it, to memory from "
+                "elsewhere"
+            )
+            return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
         if value is CONFLICT or _is_joined(value):
             reason = "paths that meet here bring the registers of the rule to different places"
             suggestion = self._where_cfa_is(state)[1]
@@ -399,6 +410,15 @@ class ClaimBook:
         elif where is None:
             where = f"the rule gives {self.describe_value(value)}"
         return Doubt(CFA_COLUMN, Answer.WRONG, claimed, where, suggestion)
+
+    @staticmethod
+    def _is_moved_frame(state: State, claim: Claim, cfa: Value) -> bool:
+        """Return whether the rule gives a frame that the function made in somebody's memory."""
+        rule = claim.rules.get(IP)
+        if not isinstance(cfa, Address) or not is_lent(cfa.region) or not isinstance(rule, Offset):
+            return False
+        place = address(cfa.region, cfa.offset_bytes + rule.offset_bytes)
+        return state.word_at(place) is entry(IP)
 
     def _where_cfa_is(self, state: State) -> tuple[str | None, str]:
         names = self.machine.register_names

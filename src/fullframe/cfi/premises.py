@@ -31,8 +31,8 @@ from fullframe.track.values import (
     Value,
     address,
     entry,
-    extended,
     realigned,
+    unplaced,
 )
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, IP, SI, SP, Machine
 
@@ -54,7 +54,7 @@ def premise(space: StateSpace, claim: Claim) -> State | None:
         for register in machine.callee_saved:
             registers[register] = entry(register) if register not in claim.rules else UNKNOWN
         if base != SP:
-            registers[SP] = address(extended(CFA), 0)
+            registers[SP] = address(unplaced(CFA), 0)
         registers[base] = address(CFA_REGION, -claim.cfa.offset_bytes)
     elif isinstance(claim.cfa, CfaExpression):
         for register in machine.callee_saved:
@@ -64,7 +64,7 @@ def premise(space: StateSpace, claim: Claim) -> State | None:
             return None
         base, distance, _ = found
         region = realigned(CFA)
-        registers[SP] = address(extended(address(region, 0)), 0)
+        registers[SP] = address(unplaced(address(region, 0)), 0)
         registers[base] = address(region, 0)
         slots[region, distance] = CFA
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from fullframe.track.state import State, StateSpace
+from fullframe.track.state import Slots, State, StateSpace
 from fullframe.track.values import (
     CFA_REGION,
     OTHER,
@@ -30,9 +30,10 @@ from fullframe.track.values import (
     either,
     extended,
     is_joined,
+    lent,
     realigned,
 )
-from fullframe.x86.registers import BP, SP
+from fullframe.x86.registers import BP, IP, SP
 
 Apply = Callable[[StateSpace, State], State]
 
@@ -282,9 +283,47 @@ def store(memory: Memory, source: int | None, size_bytes: int) -> Apply:
         ):
             return store_indexed(base, source)(space, state)
         value = OTHER if source is None else state.registers[source]
-        return space.with_word(state, place_of(space, state, memory), size_bytes, value)
+        if (
+            isinstance(value, Entry)
+            and base is not None
+            and space.precise
+            and size_bytes == space.machine.word_bytes
+            and (value.register == IP or value.register in space.machine.callee_saved)
+            and not memory[2]
+        ):
+            state = _lent(space, state, base)
+        place = place_of(space, state, memory)
+        if base not in (SP, BP) and not isinstance(value, Entry) and isinstance(place, Address):
+            # A pointer that would overwrite a saved register is hardly what it seems to be.
+            held = state.slots.get((place.region, place.offset_bytes))
+            if isinstance(held, Entry) and size_bytes == space.machine.word_bytes:
+                value = UNKNOWN
+        return space.with_word(state, place, size_bytes, value)
 
     return apply
+
+
+def _lent(space: StateSpace, state: State, base: int) -> State:
+    """Give memory of unknown origin a region where it is used to save the caller's values.
+
+    A function may move its frame to memory that its caller lent it (libffi's
+    ``ffi_call_unix64`` copies the return address and the saved frame pointer there).
+    """
+    origin = state.registers[base]
+    if origin is not OTHER and not isinstance(origin, Entry):
+        return state
+    region = lent(base)
+    registers = [
+        OTHER if isinstance(value, Address) and value.region is region else value
+        for value in state.registers
+    ]
+    registers[base] = address(region, 0)
+    slots = {
+        key: value
+        for key, value in state.slots.items()
+        if key[0] is not region and not (isinstance(value, Address) and value.region is region)
+    }
+    return space.make(tuple(registers), slots)
 
 
 def add(register: int, delta_bytes: int) -> Apply:
@@ -458,9 +497,30 @@ def call(clobbered: tuple[int, ...], popped_bytes: int = 0) -> Apply:
                 if key[0] is not VECTOR_REGION and (key[0] is not region or key[1] >= limit)
             }
             registers[SP] = moved(pointer, popped_bytes, space)
+        if space.precise:
+            slots = _slots_within_reach(state, slots)
         return space.make(tuple(registers), slots)
 
     return apply
+
+
+def _slots_within_reach(state: State, slots: Slots) -> Slots:
+    """Weaken the pointers to locals that a callee can change.
+
+    A container that begins in a buffer of its own moves to the heap when it grows: the pointer
+    in it is the buffer's address only until a callee was given the container's.
+    """
+    given = {
+        (value.region, value.offset_bytes)
+        for number, value in enumerate(state.registers)
+        if isinstance(value, Address) and number not in (SP, BP)
+    }
+    changed = {
+        place: derived(value)
+        for place, value in slots.items()
+        if isinstance(value, Address) and place in given
+    }
+    return {**slots, **changed} if changed else slots
 
 
 def call_as_push(word_bytes: int) -> Apply:

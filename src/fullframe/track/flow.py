@@ -63,7 +63,7 @@ class Flow:
         arriving: leader index to the state that arrives there.
         pieces: leader index to ([(index, state from there on)], index after the last).
         exits: (address outside the range, state, index of the jump).
-        blind: indices of indirect jumps whose targets cannot be seen.
+        blind: index of each indirect jump whose targets cannot be seen to the state there.
         assumed: leader indices that only premises reach.
         contradicted: (index of a jump, target index, state) where what follows from a premise
             arrives at a place already followed.
@@ -78,7 +78,7 @@ class Flow:
     arriving: dict[int, State] = field(default_factory=dict)
     pieces: dict[int, tuple[list[tuple[int, State]], int]] = field(default_factory=dict)
     exits: dict[tuple[int, int], State] = field(default_factory=dict)
-    blind: set[int] = field(default_factory=set)
+    blind: dict[int, State] = field(default_factory=dict)
     assumed: set[int] = field(default_factory=set)
     contradicted: list[tuple[int, int, State]] = field(default_factory=list)
     inner_entries: set[int] = field(default_factory=set)
@@ -259,9 +259,9 @@ class Follower:
         elif kind == INDIRECT:
             offsets = self.surroundings.jump_targets(flow.listing, index, state)
             if offsets is None:
-                flow.blind.add(index)
+                flow.blind[index] = state
                 return
-            flow.blind.discard(index)
+            flow.blind.pop(index, None)
             for offset in offsets:
                 self._go(flow, index, offset, state)
 

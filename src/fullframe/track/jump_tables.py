@@ -42,6 +42,17 @@ _MOST_ENTRIES: Final = 8192
 _NEAR_BYTES: Final = 4096
 #: Entries of all tables of one function.
 _MOST_ENTRIES_TOGETHER: Final = 1 << 17
+#: Branches that keep an index out of a table: entries beyond the number compared with.
+_COUNTED_BEYOND: Final = {
+    Mnemonic.JA: 1,
+    Mnemonic.JBE: 1,
+    Mnemonic.JG: 1,
+    Mnemonic.JLE: 1,
+    Mnemonic.JAE: 0,
+    Mnemonic.JB: 0,
+    Mnemonic.JGE: 0,
+    Mnemonic.JL: 0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +247,10 @@ class _Reading:
                 if flow == FlowControl.CALL:
                     self._read_program_counter(i)
             elif flow == FlowControl.CONDITIONAL_BRANCH and self._compared is not None:
-                self._bound, self._since_bound = self._compared + 1, 0
+                # Whether something equals a number bounds nothing.
+                more = _COUNTED_BEYOND.get(i.mnemonic)
+                if more is not None:
+                    self._bound, self._since_bound = self._compared + more, 0
             elif flow == FlowControl.INDIRECT_BRANCH:
                 # The next case: the bases are still there, this table's entry is not.
                 for register, known in list(self.registers.items()):

@@ -29,6 +29,7 @@ from fullframe.track.values import (
     entry,
     half,
     is_joined,
+    is_unplaced,
     joined,
 )
 from fullframe.x86.registers import IP, SP, Machine
@@ -105,7 +106,7 @@ def _stretches_to(key: tuple[Region, int], value: Value, word_bytes: int) -> int
 
 def _unnamed(region: Region) -> Value:
     """What a slot of a region holds that no state names."""
-    return UNKNOWN if is_joined(region) else OTHER
+    return UNKNOWN if is_joined(region) or is_unplaced(region) else OTHER
 
 
 class StateSpace:

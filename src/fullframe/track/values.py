@@ -132,12 +132,15 @@ SIGNAL_REGION: Final = Region("signal frame")
 #: The low words of the vector registers, as slots 16 bytes apart.
 VECTOR_REGION: Final = Region("vector registers")
 
+_LENT: Final = "memory from elsewhere"
+
 _entries: dict[int, Entry] = {}
 _constants: dict[int, Constant] = {}
 _addresses: dict[tuple[Region, int], Address] = {}
 _derived: dict[tuple[str, Address], Region] = {}
 _near: dict[Address, Derived] = {}
 _halves: dict[Address, Half] = {}
+_lent: dict[int, Region] = {}
 
 
 def entry(register: int) -> Entry:
@@ -212,6 +215,33 @@ def extended(origin: Address) -> Region:
     return _derive("extended stack", origin)
 
 
+def lent(register: int) -> Region:
+    """Return the region of memory of unknown origin that a register points to."""
+    found = _lent.get(register)
+    if found is None:
+        found = _lent[register] = Region(_LENT)
+    return found
+
+
+def is_lent(region: Region) -> bool:
+    """Return whether a region is one of :func:`lent`."""
+    return region.name is _LENT
+
+
+def unplaced(origin: Address) -> Region:
+    """Return the region of a stack pointer of which only the stack is known.
+
+    Where a row is taken as premise that finds the CFA by another register, the stack pointer is
+    somewhere in the frame, perhaps just where the next row says.
+    """
+    return _derive("stack of unknown depth", origin)
+
+
+def is_unplaced(region: Region) -> bool:
+    """Return whether a region is one of :func:`unplaced`, or derived from one."""
+    return _descends(region, "stack of unknown depth")
+
+
 def either(one: Value, other: Value) -> Value:
     """Return what is known of a value that is ``one`` or ``other``.
 
@@ -258,7 +288,11 @@ def joined(one: Address, other: Address) -> Region | None:
 
 def is_joined(region: Region) -> bool:
     """Return whether a region is one of :func:`joined`, or derived from one."""
-    while region.name != "joined stack":
+    return _descends(region, "joined stack")
+
+
+def _descends(region: Region, name: str) -> bool:
+    while region.name != name:
         if region.parent is None:
             return False
         region = region.parent.region
