@@ -312,6 +312,8 @@ def _lent(space: StateSpace, state: State, base: int) -> State:
     origin = state.registers[base]
     if origin is not OTHER and not isinstance(origin, Entry):
         return state
+    if isinstance(origin, Entry) and origin.register in space.machine.callee_saved:
+        return state  # first of all it is the caller's value, which rows speak of
     region = lent(base)
     registers = [
         OTHER if isinstance(value, Address) and value.region is region else value
