@@ -42,7 +42,10 @@ _MOST_STEPS = 120
 
 
 class Alone:
-    """Surroundings in which there is nothing."""
+    """Surroundings in which there is nothing, and calls keep what the ABI says."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
 
     has_landing_pads = False
     row_addresses: frozenset[int] = frozenset()
@@ -50,7 +53,7 @@ class Alone:
     def call_effect(
         self, listing: Listing, index: int, target: int | None, state: State
     ) -> Effect | None:
-        return None
+        return self._classifier.call
 
     def jump_targets(self, listing: Listing, index: int, state: State) -> list[int] | None:
         return None
@@ -70,7 +73,8 @@ class Alone:
         return None
 
     def guess(self, address: int, changes: list[tuple[int, State | None]]) -> State | None:
-        return None
+        # Any guess is allowed: what comes out must not depend on whether it was a good one.
+        return next((state for _, state in reversed(changes) if state is not None), None)
 
     def returns(self, following: int, state: State) -> bool:
         return True
@@ -84,7 +88,7 @@ def precisely(random: RandomCode) -> dict[int, State]:
     space = StateSpace(machine(random.bits), precise=True)
     classifier = Classifier(space)
     listing = decode(classifier, random.code, _CODE)
-    follower = Follower(classifier, Alone())
+    follower = Follower(classifier, Alone(classifier))
     flow = follower.start(listing)
     follower.follow(flow, [(0, space.function_entry())])
     states = {}
@@ -99,8 +103,9 @@ def precisely(random: RandomCode) -> dict[int, State]:
 def coarsely(random: RandomCode) -> StraightFlow | None:
     """Follow a function in passes, in the coarse space."""
     space = StateSpace(machine(random.bits))
-    follower = StraightFollower(Classifier(space))
-    return follower.follow(random.code, _CODE, space.function_entry(), Alone(), {})
+    classifier = Classifier(space)
+    follower = StraightFollower(classifier)
+    return follower.follow(random.code, _CODE, space.function_entry(), Alone(classifier), {})
 
 
 def coarse_states(flow: StraightFlow) -> dict[int, State | None]:
@@ -199,9 +204,7 @@ class _Run:
                 self.cpu.emu_start(place, _RETURN, count=1)
             except unicorn.UcError:
                 return
-            place = self.cpu.reg_read(
-                x86.UC_X86_REG_RIP if self.bits == 64 else x86.UC_X86_REG_EIP
-            )
+            place = self.cpu.reg_read(x86.UC_X86_REG_RIP if self.bits == 64 else x86.UC_X86_REG_EIP)
 
     def number_of(self, value: Value) -> int | None:
         """The number that a value of the tracker's stands for, where it stands for one."""

@@ -8,9 +8,8 @@ instruction's address: code is position-independent to the tracker.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
-from fullframe.track.state import Slots, State, StateSpace
+from fullframe.track.state import SOMEWHERE, Slots, State, StateSpace
 from fullframe.track.values import (
     CFA_REGION,
     OTHER,
@@ -200,10 +199,6 @@ def load_sum(target: int, base: int, index: int, scale: int, displacement: int) 
     return apply
 
 
-#: Stands for a slot of a region where something tracked was stored by an index.
-_SOMEWHERE: Final = 1 << 48
-
-
 def load(target: int, memory: Memory) -> Apply:
     """``mov`` of a word from memory.
 
@@ -220,7 +215,7 @@ def load(target: int, memory: Memory) -> Apply:
             if (
                 indexed
                 and isinstance(origin, Address)
-                and (origin.region, _SOMEWHERE) not in state.slots
+                and (origin.region, SOMEWHERE) not in state.slots
             ):
                 return _set(space, state, target, OTHER)
         return _set(space, state, target, state.word_at(place_of(space, state, memory)))
@@ -265,7 +260,7 @@ def store_indexed(base: int, source: int) -> Apply:
             origin = origin.origin
         if not isinstance(origin, Address) or value is OTHER or isinstance(value, Constant):
             return state
-        return space.make(state.registers, state.slots | {(origin.region, _SOMEWHERE): UNKNOWN})
+        return space.make(state.registers, state.slots | {(origin.region, SOMEWHERE): UNKNOWN})
 
     return apply
 

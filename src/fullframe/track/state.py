@@ -43,6 +43,8 @@ Slots = dict[tuple[Region, int], Value]
 _MOST_NEW_STATES = 50_000
 #: Slots with something tracked that one state names. What does not fit is not known.
 _MOST_SLOTS = 256
+#: Stands for a slot of a region where something tracked was stored by an index.
+SOMEWHERE: Final = 1 << 48
 #: Stands for all the slots of a region that do not fit.
 _REST: Final = 1 << 49
 
@@ -102,6 +104,17 @@ class State:
 def _stretches_to(key: tuple[Region, int], value: Value, word_bytes: int) -> int:
     """Return the offset behind a slot's last byte."""
     return key[1] + (word_bytes // 2 if isinstance(value, Half) else word_bytes)
+
+
+def _forget_the_vague(slots: Slots) -> None:
+    """Do not name what is not known of a joined stack: nobody knows what is not named there.
+
+    Named and unnamed would be two states of the same knowledge, and a loop could go from one to
+    the other and back for ever.
+    """
+    for key in [key for key, value in slots.items() if value in VAGUE]:
+        if is_joined(key[0]) and key[1] < SOMEWHERE:
+            del slots[key]
 
 
 def _unnamed(region: Region) -> Value:
@@ -187,6 +200,7 @@ class StateSpace:
                     slots[key] = either(value, _unnamed(key[0]))
             if registers[SP] in VAGUE:
                 registers = self._join_stacks(one, other, registers, slots)
+            _forget_the_vague(slots)
             found = one.joined[other] = self.make(registers, slots)
         return found
 
@@ -233,7 +247,7 @@ class StateSpace:
         region = joined(mine, theirs)
         if region is None:
             return registers
-        for key in [key for key in slots if key[0] is region]:
+        for key in [key for key in slots if key[0] is region and key[1] < SOMEWHERE]:
             del slots[key]
         for (where, offset), value in one.slots.items():
             if where is not mine.region:
