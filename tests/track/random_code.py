@@ -84,7 +84,10 @@ class RandomCode:
     text: str
 
 
-def _laid_out(bits: int, items: list[tuple[bytes, int | None]]) -> RandomCode:
+_Item = tuple[bytes, int | None]
+
+
+def _laid_out(bits: int, items: list[_Item]) -> RandomCode:
     """Put instructions one behind the other; a branch leads to an item, modulo their number."""
     sizes = [len(head) + (0 if target is None else 4) for head, target in items]
     places = [sum(sizes[:number]) for number in range(len(items))]
@@ -105,10 +108,22 @@ def _laid_out(bits: int, items: list[tuple[bytes, int | None]]) -> RandomCode:
 def random_functions(bits: int, most: int = 30) -> st.SearchStrategy[RandomCode]:
     """Functions of up to ``most`` instructions, and a return."""
     plain = st.tuples(st.sampled_from(_PLAIN_64 if bits == 64 else _PLAIN_32), st.none())
-    jump_heads = st.sampled_from([b"\x0f\x84", b"\x0f\x85", b"\x0f\x82", b"\xe9"])
-    jumps = st.tuples(jump_heads, st.integers(0, most))
-    returns = st.just((b"\xc3", None))
-    item = st.one_of(plain, plain, plain, plain, plain, plain, jumps, returns)
-    return st.lists(item, min_size=1, max_size=most).map(
-        lambda items: _laid_out(bits, [*items, (b"\xc3", None)])
+    branches = st.tuples(
+        st.sampled_from([b"\x0f\x84", b"\x0f\x85", b"\x0f\x82"]), st.integers(0, most)
     )
+    # Few: what stands behind them is reached only if some branch leads there.
+    ends = st.one_of(st.just((b"\xc3", None)), st.tuples(st.just(b"\xe9"), st.integers(0, most)))
+    item = st.one_of(*[plain] * 14, branches, branches, ends)
+    return st.lists(st.tuples(item, st.integers(0, 5)), min_size=1, max_size=most).map(
+        lambda items: _laid_out(bits, _led_to(items))
+    )
+
+
+def _led_to(items: list[tuple[_Item, int]]) -> list[_Item]:
+    """Let a branch lead to most of what stands behind an end, and add a return."""
+    found: list[_Item] = []
+    for (head, target), chance in items:
+        if head in (b"\xc3", b"\xe9") and chance:
+            found.append((b"\x0f\x84", len(found) + 2))
+        found.append((head, target))
+    return [*found, (b"\xc3", None)]

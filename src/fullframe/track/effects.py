@@ -307,7 +307,7 @@ def _lent(space: StateSpace, state: State, base: int) -> State:
     origin = state.registers[base]
     if origin is not OTHER and not isinstance(origin, Entry):
         return state
-    if isinstance(origin, Entry) and origin.register in space.machine.callee_saved:
+    if isinstance(origin, Entry) and origin.register in (IP, *space.machine.callee_saved):
         return state  # first of all it is the caller's value, which rows speak of
     region = lent(base)
     registers = [
