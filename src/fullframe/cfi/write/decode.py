@@ -263,9 +263,12 @@ _SWITCHES = frozenset(
 
 
 def _fdes(tables: list[FrameTable], data: _DataLines) -> list[Fde]:
-    """Return the FDEs to be said in directives, by address; of two sections, each range once."""
+    """Return the FDEs to be said in directives, by address; of two sections, each range once.
+
+    ``.eh_frame`` wins: only there are a personality routine and its data (LuaJIT writes both).
+    """
     found: dict[tuple[int, int], Fde] = {}
-    for table in tables:
+    for table in sorted(tables, key=lambda table: table.section_name != ".eh_frame"):
         for fde in data.entries(table):
             found.setdefault((fde.begin, fde.end), fde)
     return [found[key] for key in sorted(found)]
