@@ -204,6 +204,11 @@ def test_what_bounds_a_table(compare_and_branch: str, wanted: int) -> None:
     assert reader.find(code, _BEGIN) == {8: targets[:wanted]}
 
 
+def test_saving_through_a_register_leaves_it_the_callers(tmp_path: Path) -> None:
+    """Saving one register where another points to does not change the other."""
+    assert _tally("mov %rbx, -8(%rbp)\nmov %r12, (%rbx)\nret", tmp_path) == (0, 0)
+
+
 def _distances(following: Callable[[int], int | None]) -> dict[int, list[int]]:
     code = bytes.fromhex(
         "488d0df90f0000"  # lea 0x2000(%rip), %rcx

@@ -243,8 +243,30 @@ class Classifier:
             key_and_make = handler(self, i)
             if key_and_make is not None:
                 key, make = key_and_make
+                if make is not None and self.space.narrow_pointers:
+                    key, make = self._narrowed(i, key, make)
                 return None if make is None else self.intern(key, make)
         return self._unmodelled(i)
+
+    def _narrowed(
+        self, i: Instruction, key: tuple[object, ...], make: Callable[[], Apply]
+    ) -> tuple[tuple[object, ...], Callable[[], Apply]]:
+        """Add, to what a 32-bit instruction of x32 does, that its targets' upper halves go."""
+        narrow = [
+            i.op_kind(operand) == OpKind.REGISTER and _SIZE.get(i.op_register(operand)) == 4
+            for operand in range(i.op_count)
+        ]
+        if i.mnemonic == Mnemonic.LEA and _SIZE.get(i.memory_base) == 4:
+            narrow[0] = True
+        registers = tuple(
+            _HARDWARE[i.op_register(operand)]
+            for operand in ((0, 1) if i.mnemonic == Mnemonic.XCHG else (0,))
+            if operand < len(narrow) and narrow[operand]
+        )
+        if not registers:
+            return key, make
+        cut = fx.narrowed(registers)
+        return ("narrow", *key, registers), lambda: fx.sequence((make(), cut))
 
     def _unmodelled(self, i: Instruction) -> Effect | None:
         """Clobber the registers and the stack slots that iced-x86 says are written."""
@@ -317,8 +339,11 @@ class Classifier:
         bits = 8 * _SIZE[i.memory_base]
         return value - (1 << bits) if value >> (bits - 1) else value
 
-    def _word(self, i: Instruction, operand: int) -> int | None:
-        """Hardware number of a whole-register operand; None for narrower or other ones."""
+    def whole_register(self, i: Instruction, operand: int) -> int | None:
+        """Hardware number of a whole-register operand; None for narrower or other ones.
+
+        On x32 the lower half of a register holds a whole address.
+        """
         if i.op_kind(operand) != OpKind.REGISTER:
             return None
         register = i.op_register(operand)
@@ -359,13 +384,15 @@ def _made(key: tuple[object, ...], apply: Apply) -> Made:
 
 
 def _mov(c: Classifier, i: Instruction) -> Made:
-    target, source = c._word(i, 0), c._word(i, 1)
+    target, source = c.whole_register(i, 0), c.whole_register(i, 1)
     if target is not None:
         if source is not None:
             return _made(("copy", target, source), fx.copy(target, source))
         if i.op1_kind == OpKind.MEMORY:
             place = c._memory_operand(i)
             if place[0] is not None:
+                if c._memory_size(i) < c.word_bytes:
+                    return _made(("load half", target, place), fx.load_half(target, place))
                 return _made(("load", target, place), fx.load(target, place))
             return None
         number = c._immediate(i, 1)
@@ -394,7 +421,7 @@ def _mov(c: Classifier, i: Instruction) -> Made:
 
 
 def _lea(c: Classifier, i: Instruction) -> Made:
-    target = c._word(i, 0)
+    target = c.whole_register(i, 0)
     if target is None or i.memory_base not in _HARDWARE:
         return None
     base, displacement, indexed = c._memory_operand(i)
@@ -443,27 +470,25 @@ def _pop(c: Classifier, i: Instruction) -> Made:
 def _pusha(c: Classifier, i: Instruction) -> Made:
     if i.mnemonic != Mnemonic.PUSHAD:
         return None
-    # The stack pointer's slot holds no saved register's value (SDM, PUSHAD and POPAD).
-    order = (AX, CX, DX, BX, None, BP, SI, DI)
-    return _made(("pusha",), fx.sequence(tuple(fx.push(source, 4) for source in order)))
+    return _made(("pusha",), fx.push_all(4))
 
 
 def _popa(c: Classifier, i: Instruction) -> Made:
     if i.mnemonic != Mnemonic.POPAD:
         return None
-    order = (DI, SI, BP, None, BX, DX, CX, AX)
+    order = (DI, SI, BP, None, BX, DX, CX, AX)  # not the stack pointer (SDM, POPA/POPAD)
     return _made(("popa",), fx.sequence(tuple(fx.pop(target, 4) for target in order)))
 
 
 def _add_or_sub(sign: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
-        target = c._word(i, 0)
+        target = c.whole_register(i, 0)
         if target is None:
             return None
         number = c._immediate(i, 1)
         if number is not None:
             return _made(("add", target, sign * number), fx.add(target, sign * number))
-        source = c._word(i, 1)
+        source = c.whole_register(i, 1)
         if source is not None and source != target:
             return _made(
                 ("add register", target, source, sign), fx.add_register(target, source, sign)
@@ -477,36 +502,36 @@ def _add_or_sub(sign: int) -> Handler:
 
 def _increment(delta: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
-        target = c._word(i, 0)
+        target = c.whole_register(i, 0)
         return None if target is None else _made(("add", target, delta), fx.add(target, delta))
 
     return handler
 
 
 def _and(c: Classifier, i: Instruction) -> Made:
-    target, mask = c._word(i, 0), c._immediate(i, 1)
+    target, mask = c.whole_register(i, 0), c._immediate(i, 1)
     if target is None or mask is None:
         return None
     return _made(("align", target, mask), fx.align(target, mask))
 
 
 def _xchg(c: Classifier, i: Instruction) -> Made:
-    one, other = c._word(i, 0), c._word(i, 1)
+    one, other = c.whole_register(i, 0), c.whole_register(i, 1)
     if one is not None and other is not None:
         return _made(("xchg", one, other), fx.exchange(one, other))
     if i.op0_kind == OpKind.MEMORY and other is not None:
         place = c._memory_operand(i)
         if place[0] is not None and not place[2]:
-            apply = fx.exchange_memory(other, place, c.word_bytes)
+            apply = fx.exchange_memory(other, place, c._memory_size(i))
             return _made(("xchg", place, other), apply)
     return None
 
 
 def _cmov(c: Classifier, i: Instruction) -> Made:
-    target = c._word(i, 0)
+    target = c.whole_register(i, 0)
     if target is None:
         return None
-    source = c._word(i, 1)
+    source = c.whole_register(i, 1)
     return _made(("cmov", target, source), fx.maybe_copy(target, source))
 
 
@@ -515,10 +540,10 @@ def _leave(c: Classifier, i: Instruction) -> Made:
 
 
 def _enter(c: Classifier, i: Instruction) -> Made:
-    if i.immediate8_2nd:
+    if i.code == Code.ENTERW_IMM16_IMM8:
         return None
-    size = i.immediate16
-    return _made(("enter", size), fx.enter(size, c.word_bytes))
+    size, level = i.immediate16, i.immediate8_2nd % 32
+    return _made(("enter", size, level), fx.enter(size, level, c.word_bytes))
 
 
 def _movq(c: Classifier, i: Instruction) -> Made:
@@ -527,7 +552,9 @@ def _movq(c: Classifier, i: Instruction) -> Made:
         general = i.op0_kind == OpKind.REGISTER and i.op0_register in _HARDWARE
         return None if general or i.op0_kind == OpKind.MEMORY else _NOTHING
     if i.op0_kind == OpKind.REGISTER and i.op1_kind == OpKind.REGISTER:
-        target, source = c._word(i, 0), c._word(i, 1)
+        if i.mnemonic in (Mnemonic.MOVD, Mnemonic.VMOVD) and c.word_bytes == 8:
+            return None  # half of a register
+        target, source = c.whole_register(i, 0), c.whole_register(i, 1)
         if target is not None and i.op1_register in _VECTOR:
             vector = _VECTOR[i.op1_register]
             return _made(("from vector", target, vector), fx.from_vector(target, vector))

@@ -11,7 +11,7 @@ from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.results import FunctionResult
-from fullframe.cfi.write.compare import Difference, RowMap, section_shift
+from fullframe.cfi.write.compare import Difference, RowMap, difference, section_shift
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.directives import (
     DirectiveWriter,
@@ -541,6 +541,5 @@ def _prove(
             compared += 1
             found = after.at(address + shift.get(section.index, 0))
             if found is None or not found.same_as(rules):
-                name = assembled.image.place(address)
-                differences.append(Difference(address, name, rules, found))
+                differences.append(difference(assembled.image, address, rules, found))
     return compared, differences
