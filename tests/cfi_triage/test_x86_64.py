@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fullframe.cfi.check import ImageChecker, check_image
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.findings import FileReport
+from fullframe.cfi.references import References
 from fullframe.elf.image import Image
 from fullframe.track.jump_tables import TableReader
 from fullframe.x86.registers import machine
@@ -103,10 +105,38 @@ def test_store_that_seems_to_hit_a_saved_register(tmp_path: Path) -> None:
     assert _tally(_CONTAINER.format(given=16), tmp_path) == (0, 3)
 
 
-def test_store_by_the_stack_pointer_that_hits_a_saved_register(tmp_path: Path) -> None:
-    """By the stack pointer there is no doubt."""
-    body = _CONTAINER.format(given=8).replace("32(%rdx)", "48(%rsp)")
-    assert _tally(body, tmp_path) == (3, 0)
+@pytest.mark.parametrize("store", ["movq %rcx, 48(%rsp)", "movb $5, 50(%rsp)"])
+def test_store_of_an_unrolled_loop(store: str, tmp_path: Path) -> None:
+    """Clang unrolls the filling of a short array to more elements than the array has."""
+    body = _CONTAINER.format(given=8).replace("movq %rcx, 32(%rdx)", store)
+    assert _tally(body, tmp_path) == (0, 3)
+
+
+def test_store_over_a_slot_that_is_not_needed_any_more(tmp_path: Path) -> None:
+    """Where the register is back in its place, the slot is free, and a rule for it is wrong."""
+    body = _CONTAINER.format(given=8).replace(
+        "movq %rcx, 32(%rdx)", "movq 48(%rsp), %rbx\nmovq %rcx, 48(%rsp)"
+    )
+    assert _tally(body, tmp_path)[0] == 3
+
+
+def test_push_over_a_saved_register(tmp_path: Path) -> None:
+    """A push is meant: what was there is gone."""
+    body = """
+    pushq %rbx
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset %rbx, -16
+    movl $1, %ebx
+    popq %rax
+    .cfi_adjust_cfa_offset -8
+    pushq %rcx
+    .cfi_adjust_cfa_offset 8
+    popq %rcx
+    .cfi_adjust_cfa_offset -8
+    ret
+    """
+    # Behind the push, and behind the pop that takes it off again.
+    assert _tally(body, tmp_path) == (2, 0)
 
 
 _SWITCH = """
@@ -172,3 +202,54 @@ def test_what_bounds_a_table(compare_and_branch: str, wanted: int) -> None:
         lambda address: _BEGIN <= address < _BEGIN + len(code),
     )
     assert reader.find(code, _BEGIN) == {8: targets[:wanted]}
+
+
+def _distances(following: Callable[[int], int | None]) -> dict[int, list[int]]:
+    code = bytes.fromhex(
+        "488d0df90f0000"  # lea 0x2000(%rip), %rcx
+        "48630481"  # movslq (%rcx,%rax,4), %rax
+        "4801c8"  # add %rcx, %rax
+        "ffe0"  # jmp *%rax
+        "90909090"
+    )
+    entries = [0x1010, 0x1011, 0x1012]  # the third is the next function's, from another base
+    words = {
+        0x2000 + 4 * number: (target - 0x2000) & 0xFFFFFFFF for number, target in enumerate(entries)
+    }
+    reader = TableReader(
+        machine(64),
+        lambda address, size_bytes: words.get(address) if size_bytes == 4 else None,
+        None,
+        lambda address: _BEGIN <= address < _BEGIN + len(code),
+        following=following,
+    )
+    return reader.find(code, _BEGIN)
+
+
+def test_unbounded_table_ends_where_the_next_begins() -> None:
+    """Clang checks no bound where the default is unreachable; what follows is another table."""
+    assert _distances(lambda address: None) == {14: [0x1010, 0x1011, 0x1012]}
+    assert _distances(lambda address: 0x2008) == {14: [0x1010, 0x1011]}
+
+
+def test_what_code_refers_to(tmp_path: Path) -> None:
+    """Every ``lea`` of a place relative to the instruction pointer counts, whatever register."""
+    body = """
+    leaq 64(%rip), %rax
+    leaq 64(%rip), %r15
+    leal 64(%rip), %ecx
+    leaq 64(%rcx), %rdx
+    ret
+    """
+    image = _object(body, tmp_path)
+    ((begin, _end),) = image.executable_ranges()
+    references = References(image)
+    assert references.following(begin) == begin + 7 + 64
+    assert references.following(begin + 71) == begin + 14 + 64
+    assert references.following(begin + 78) is None
+
+
+def test_vector_store_of_an_unrolled_loop(tmp_path: Path) -> None:
+    """Clang fills a short array with vectors, and more of them than the array can take."""
+    body = _CONTAINER.format(given=16).replace("movq %rcx, 32(%rdx)", "movups %xmm0, 40(%rsp)")
+    assert _tally(body, tmp_path) == (0, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fullframe.cfi.references import References
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
 
@@ -15,6 +16,7 @@ class NamedCode:
 
     def __init__(self, image: Image) -> None:
         self.image = image
+        self.references = References(image)
         self._ranges = image.executable_ranges()
         self._defined: dict[str, int] | None = None
 

@@ -198,6 +198,7 @@ class FunctionContext:
                 self._code.got,
                 lambda address: self._is_jump_target(listing, address),
                 self._callees.clobbered,
+                self._code.references.following,
             )
             self._tables = reader.find(self._body, listing.begin)
         return self._tables

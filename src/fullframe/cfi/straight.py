@@ -254,6 +254,7 @@ class StraightContext:
             self._facts.code.got,
             lambda address: self._is_target(address, stream),
             self._facts.callees.clobbered,
+            self._facts.code.references.following,
         )
 
     def guess(self, address: int, changes: Changes) -> State | None:

@@ -263,14 +263,34 @@ def store(memory: Memory, source: int | None, size_bytes: int) -> Apply:
         ):
             state = _lent(space, state, base)
         place = place_of(space, state, memory)
-        if base not in (SP, BP) and not isinstance(value, Entry) and isinstance(place, Address):
-            # A pointer that would overwrite a saved register is hardly what it seems to be.
-            held = state.slots.get((place.region, place.offset_bytes))
-            if isinstance(held, Entry) and size_bytes == space.machine.word_bytes:
-                value = UNKNOWN
-        return space.with_word(state, place, size_bytes, value)
+        after = space.with_word(state, place, size_bytes, value)
+        if space.precise and not isinstance(value, Entry):
+            after = _doubt_losses(space, state, after)
+        return after
 
     return apply
+
+
+def _doubt_losses(space: StateSpace, before: State, after: State) -> State:
+    """Take no store but a push to lose a caller's register for certain.
+
+    A pointer that would hit the save area is hardly what it seems to be, and stores of an
+    unrolled loop that would are on a path that cannot be taken (Clang fills short arrays so).
+    """
+    lost = {
+        place: UNKNOWN
+        for place, value in before.slots.items()
+        if after.slots.get(place) is not value
+        and (
+            value in VAGUE
+            or (isinstance(value, Entry) and value.register != IP and not _holds(after, value))
+        )
+    }
+    return space.make(after.registers, {**after.slots, **lost}) if lost else after
+
+
+def _holds(state: State, value: Value) -> bool:
+    return value in state.registers or value in state.slots.values()
 
 
 def _lent(space: StateSpace, state: State, base: int) -> State:

@@ -41,6 +41,8 @@ _MOST_ENTRIES: Final = 8192
 _NEAR_BYTES: Final = 4096
 #: Entries of all tables of one function.
 _MOST_ENTRIES_TOGETHER: Final = 1 << 17
+#: No table is at a lower address: the file's headers are there, or nothing is.
+_FIRST_DATA: Final = 0x100
 #: Branches that keep an index out of a table: entries beyond the number compared with.
 _COUNTED_BEYOND: Final = {
     Mnemonic.JA: 1,
@@ -83,6 +85,8 @@ class TableReader:
         got_address: what ``%ebx`` holds in i386 position-independent code, or None.
         is_target: whether an address can be the target of a jump of this function.
         thunk: the registers into which the callee at an address loads its return address.
+        following: the next place behind an address that code refers to, if that is known: a
+            table of distances whose length nothing tells ends there.
     """
 
     def __init__(
@@ -92,7 +96,9 @@ class TableReader:
         got_address: int | None,
         is_target: Callable[[int], bool],
         thunk: Callable[[int], tuple[int, ...]] = lambda target: (),
+        following: Callable[[int], int | None] = lambda address: None,
     ) -> None:
+        self._following = following
         self._machine = machine
         self._read = read
         self._got = got_address
@@ -175,6 +181,11 @@ class TableReader:
                 return targets, True
         following = bisect_right(starts, table.base)
         limit = starts[following] if following < len(starts) else None
+        if table.added == table.base:
+            # Distances taken from the wrong base may hit an instruction; addresses cannot.
+            referred = self._following(table.base)
+            if referred is not None and (limit is None or referred < limit):
+                limit = referred
         count = _MOST_ENTRIES
         if limit is not None:
             count = min(count, (limit - table.base) // table.entry_bytes)
@@ -357,7 +368,7 @@ class _Reading:
                     return self.slots.get(slot)
                 return self._indexed(i, 4 if mnemonic == Mnemonic.MOVSXD else self._size(i))
             number = i.immediate(1)
-            return Known(number)
+            return Known(number) if number >= _FIRST_DATA else None
         if mnemonic == Mnemonic.ADD:
             return self._sum(i, target)
         return None

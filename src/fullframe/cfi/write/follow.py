@@ -151,6 +151,7 @@ class _Around:
                 self._code.got,
                 lambda address: self._is_target(listing, address),
                 self._owner.callees.clobbered,
+                self._code.references.following,
             )
             self._tables = reader.find(self._body, listing.begin)
         return self._tables

@@ -7,7 +7,7 @@ joined. Every state knows the one it came from, so that a finding can show its p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from iced_x86 import FlowControl, Instruction, Mnemonic, OpKind
 
@@ -20,13 +20,8 @@ from fullframe.entry.prove.contract import Contract, DispatchTable, Function, He
 from fullframe.entry.prove.dispatch import check_index, table_of
 from fullframe.entry.prove.handlers import Handlers
 from fullframe.entry.prove.memory import Memory
-from fullframe.entry.prove.result import (
-    CallVerdict,
-    EntryProof,
-    ProofFinding,
-    Unproved,
-    WayOutVerdict,
-)
+from fullframe.entry.prove.record import Record
+from fullframe.entry.prove.result import EntryProof
 from fullframe.entry.prove.scan import scan
 from fullframe.entry.prove.state import Known
 from fullframe.entry.prove.step import Stepper
@@ -34,7 +29,6 @@ from fullframe.entry.prove.values import CALLER_STACK, INTO_C, PER_CPU, describe
 from fullframe.track.classify import _HARDWARE as HARDWARE
 from fullframe.track.state import StateSpace
 from fullframe.track.values import UNKNOWN, Address, Constant, Value, address, constant
-from fullframe.x86.ptregs import SLOTS
 from fullframe.x86.registers import SP, X86_64
 
 #: States kept apart at one place before those that differ in registers alone are joined.
@@ -45,16 +39,6 @@ _MOST_STATES = 60_000
 _OUT = {
     Mnemonic.SYSRETQ: "SYSRETQ", Mnemonic.SYSRET: "SYSRETL", Mnemonic.IRETQ: "IRETQ",
 }  # fmt: skip
-
-
-@dataclass(slots=True)
-class _Call:
-    """What the paths through one call have shown so far."""
-
-    callee: str
-    verdicts: set[str | None] = field(default_factory=set)
-    slots: dict[str, dict[str, None]] = field(default_factory=dict)
-    ok: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +97,7 @@ class Explorer:
         self.merged = 0
         self.leaders: frozenset[int] = frozenset()
         self.ahead: dict[int, frozenset[int]] = {}
-        self.calls: dict[tuple[int, str], _Call] = {}
-        self.ways_out: dict[int, tuple[str, bool]] = {}
-        self.findings: dict[tuple[str, int, str], ProofFinding] = {}
-        self.unproved: dict[tuple[int, str], Unproved] = {}
+        self.record = Record(name, self._path, self._feature_names)
         self._here = -1
 
     # ------------------------------------------------------------------ the whole
@@ -126,39 +107,16 @@ class Explorer:
         for start, known in starts:
             self._go(start, known, -1)
         while self.work:
-            if self._stop_at_first and (self.findings or self.unproved):
+            if self._stop_at_first and (self.record.findings or self.record.unproved):
                 break
             if len(self.nodes) > _MOST_STATES:
-                self._cannot(self.nodes[self.work[-1]].address, "too many states to follow")
+                self.record.cannot(self.nodes[self.work[-1]].address, "too many states to follow")
                 break
             self._follow(self.work.pop())
-        if not self.ways_out and not self.unproved:
-            self._found(codes.NO_WAY_OUT, starts[0][0], f"no path from {self.name} leads out")
-        return EntryProof(
-            symbol=self.name,
-            by=self.way_in.by,
-            boundaries=len(self.boundaries),
-            paths_merged=self.merged,
-            calls=tuple(self._call_verdict(key) for key in sorted(self.calls)),
-            ways_out=tuple(
-                WayOutVerdict(where, text, ok)
-                for where, (text, ok) in sorted(self.ways_out.items())
-            ),
-        )
-
-    def _call_verdict(self, key: tuple[int, str]) -> CallVerdict:
-        call = self.calls[key]
-        verdict = "full" if call.verdicts == {"full"} else None
-        if call.verdicts in ({"partial"}, {"partial", "full"}):
-            verdict = "partial"
-        # The user's value first, then whatever else it is on other paths.
-        slots = {
-            slot: " | ".join(
-                sorted(texts, key=lambda text: (not text.startswith("the user"), text))
-            )
-            for slot, texts in call.slots.items()
-        }
-        return CallVerdict(key[0], call.callee, verdict, slots, call.ok)
+        if self.record.leads_nowhere:
+            message = f"no path from {self.name} leads out"
+            self.record.found(codes.NO_WAY_OUT, starts[0][0], message)
+        return self.record.proof(self.way_in.by, len(self.boundaries), self.merged)
 
     def scan(self, start: int) -> frozenset[int]:
         """Look at the code before it is followed.
@@ -191,7 +149,7 @@ class Explorer:
                 if known in states:
                     return
             elif len(states) >= _MOST_AT_ONE_PLACE:
-                self._cannot(where, "too many states arrive here")
+                self.record.cannot(where, "too many states arrive here")
                 return
         states[known] = len(self.nodes)
         self.work.append(len(self.nodes))
@@ -236,7 +194,7 @@ class Explorer:
             chosen = False
             found = self.code.instruction(where)
             if found is None:
-                self._cannot(where, "control reaches bytes that are no instruction")
+                self.record.cannot(where, "control reaches bytes that are no instruction")
                 return
             i, raw = found
             self.boundaries.add(where)
@@ -272,9 +230,9 @@ class Explorer:
         """Report what the stepper met at an instruction; return whether the path goes on."""
         stepper = self.stepper
         for message in stepper.problems:
-            self._found(codes.WRONG_MEMORY, i.ip, message)
+            self.record.found(codes.WRONG_MEMORY, i.ip, message)
         for reason in stepper.unproved:
-            self._cannot(i.ip, reason)
+            self.record.cannot(i.ip, reason)
         goes_on = not stepper.unproved
         stepper.problems.clear()
         stepper.unproved.clear()
@@ -333,13 +291,13 @@ class Explorer:
         elif flow in (FlowControl.INDIRECT_CALL, FlowControl.INDIRECT_BRANCH):
             self._indirect(known, i, number)
         elif i.mnemonic in (Mnemonic.INT3, Mnemonic.UD2):
-            self._cannot(i.ip, "control reaches a trap")
+            self.record.cannot(i.ip, "control reaches a trap")
         else:
-            self._cannot(i.ip, f"control goes on in a way that is not modelled: {i}")
+            self.record.cannot(i.ip, f"control goes on in a way that is not modelled: {i}")
 
     def _branch(self, known: Known, i: Instruction, number: int) -> None:
         if i.mnemonic in (Mnemonic.LOOP, Mnemonic.LOOPE, Mnemonic.LOOPNE, Mnemonic.JRCXZ):
-            self._cannot(i.ip, f"a jump that is not modelled: {i}")
+            self.record.cannot(i.ip, f"a jump that is not modelled: {i}")
             return
         for taken, after in outcomes(self.contract, known, i.condition_code):
             if taken:
@@ -349,7 +307,7 @@ class Explorer:
 
     def _jump(self, known: Known, i: Instruction, target: int, number: int) -> None:
         if self.code.sites and self.code.inside_a_site(target, i.ip):
-            self._cannot(i.ip, "jumps into instructions that alternatives replace")
+            self.record.cannot(i.ip, "jumps into instructions that alternatives replace")
             return
         self._arrive(known, i, target, number)
 
@@ -360,7 +318,7 @@ class Explorer:
         elif self.code.is_code(target):
             self._go(target, known, number)
         else:
-            self._cannot(
+            self.record.cannot(
                 i.ip, f"jumps to {self._names(target)}, of which the contract says nothing"
             )
 
@@ -394,7 +352,9 @@ class Explorer:
         elif self.code.is_code(target):
             self._go(target, known, number)
         else:
-            self._cannot(i.ip, f"calls {self._names(target)}, of which the contract says nothing")
+            self.record.cannot(
+                i.ip, f"calls {self._names(target)}, of which the contract says nothing"
+            )
 
     def _help(self, known: Known, helper: Helper, name: str, i: Instruction, number: int) -> None:
         if helper.does == "return":
@@ -414,13 +374,13 @@ class Explorer:
         self.stepper.problems.clear()
         if self.stepper.unproved:
             self.stepper.unproved.clear()
-            self._cannot(i.ip, f"returns from a stack that is {describe(pointer)}")
+            self.record.cannot(i.ip, f"returns from a stack that is {describe(pointer)}")
         elif isinstance(target, Constant):
             self._arrive(known, i, target.number, number)
         elif target is INTO_C and pointer is address(CALLER_STACK, 0):
-            self._way_out(i.ip, "ret", True)
+            self.record.way_out(i.ip, "ret", True)
         else:
-            self._found(codes.WRONG_STACK, i.ip, f"returns to {describe(target)}")
+            self.record.found(codes.WRONG_STACK, i.ip, f"returns to {describe(target)}")
 
     # ------------------------------------------------------------------ indirect transfers
 
@@ -439,7 +399,7 @@ class Explorer:
             return
         table = table_of(self.code, self.contract, i)
         if table is None:
-            self._cannot(i.ip, f"an indirect transfer whose targets cannot be seen: {i}")
+            self.record.cannot(i.ip, f"an indirect transfer whose targets cannot be seen: {i}")
             return
         self._dispatch(known, pushed, i, table, number)
 
@@ -454,16 +414,16 @@ class Explorer:
             if function.shared == name and i.flow_control != FlowControl.UNCONDITIONAL_BRANCH:
                 self._c_call(known, function, f"*{name}", f"*{name}", i, number)
                 return
-        self._cannot(i.ip, f"an indirect transfer to {describe(target)}")
+        self.record.cannot(i.ip, f"an indirect transfer to {describe(target)}")
 
     def _dispatch(
         self, known: Known, pushed: Known, i: Instruction, table: DispatchTable, number: int
     ) -> None:
         for code, message in check_index(self.code, self.contract, known, i, table):
-            self._found(code, i.ip, message)
+            self.record.found(code, i.ip, message)
         targets = self.code.table(table.symbol)
         if targets is None:
-            self._cannot(i.ip, f"the image does not hold the table {table.symbol}")
+            self.record.cannot(i.ip, f"the image does not hold the table {table.symbol}")
             return
         classes: dict[tuple[str, int], tuple[Function | None, str, int]] = {}
         for target in dict.fromkeys(targets):
@@ -497,10 +457,10 @@ class Explorer:
         if inside and pointer is not address(CALLER_STACK, 0):
             problems.append((codes.WRONG_STACK, f"{title} is entered with the stack moved"))
         for code, message in problems:
-            self._found(code, i.ip, message)
-        self._note_call(i.ip, title, verdict, held, not problems)
+            self.record.found(code, i.ip, message)
+        self.record.call(i.ip, title, verdict, held, not problems)
         if inside:
-            self._way_out(i.ip, "jmp", not problems)
+            self.record.way_out(i.ip, "jmp", not problems)
             return
         base = self.checker.base_of(known, function)
         return_to = (
@@ -516,16 +476,7 @@ class Explorer:
         if isinstance(return_to, Constant):
             self._arrive(after, i, return_to.number, number)
         else:
-            self._cannot(i.ip, f"{title} returns to {describe(return_to)}")
-
-    def _note_call(
-        self, where: int, title: str, verdict: str | None, held: list[Value | None], ok: bool
-    ) -> None:
-        call = self.calls.setdefault((where, title), _Call(title))
-        call.verdicts.add(verdict)
-        call.ok = call.ok and ok
-        for slot, value in zip(SLOTS, held, strict=False):
-            call.slots.setdefault(slot, {})[describe(value)] = None
+            self.record.cannot(i.ip, f"{title} returns to {describe(return_to)}")
 
     # ------------------------------------------------------------------ ways out
 
@@ -533,16 +484,16 @@ class Explorer:
         name = _OUT[i.mnemonic]
         rule = self.contract.ways_out.get(name)
         if rule is None:
-            self._cannot(i.ip, f"{name}, of which the contract says nothing")
+            self.record.cannot(i.ip, f"{name}, of which the contract says nothing")
             return
         popped: list[Value] | None = None
         if name == "IRETQ":
             pointer = known.machine.registers[SP]
             if not isinstance(pointer, Address):
-                self._found(
+                self.record.found(
                     codes.WRONG_STACK, i.ip, f"IRETQ from a stack that is {describe(pointer)}"
                 )
-                self._way_out(i.ip, name, False)
+                self.record.way_out(i.ip, name, False)
                 return
             popped = [
                 self.memory.read(
@@ -552,14 +503,10 @@ class Explorer:
             ]
         problems = list(self.checker.way_out(known, rule, popped))
         for code, message in problems:
-            self._found(code, i.ip, message)
-        self._way_out(i.ip, name, not problems)
+            self.record.found(code, i.ip, message)
+        self.record.way_out(i.ip, name, not problems)
 
-    def _way_out(self, where: int, text: str, ok: bool) -> None:
-        before = self.ways_out.get(where, (text, True))[1]
-        self.ways_out[where] = (text.lower(), ok and before)
-
-    # ------------------------------------------------------------------ what is reported
+    # ------------------------------------------------------------------ for the record
 
     def _path(self, where: int) -> tuple[int, ...]:
         path, number = [where], self._here
@@ -568,13 +515,6 @@ class Explorer:
             number = self.nodes[number].before
         return tuple(dict.fromkeys(reversed(path)))
 
-    def _found(self, code: str, where: int, message: str) -> None:
-        key = (code, where, message)
-        if key not in self.findings:
-            self.findings[key] = ProofFinding(
-                code, self.name, where, message, self._path(where), self._feature_names()
-            )
-
     def _feature_names(self) -> tuple[str, ...]:
         if self._here < 0:
             return ()
@@ -582,11 +522,6 @@ class Explorer:
         return tuple(
             ("" if there else "no ") + names.get(number, f"feature {number}")
             for number, there in sorted(self.nodes[self._here].known.features)
-        )
-
-    def _cannot(self, where: int, reason: str) -> None:
-        self.unproved.setdefault(
-            (where, reason), Unproved(self.name, where, reason, self._path(where))
         )
 
 

@@ -76,8 +76,8 @@ def prove_image(
             break
         states = _states(contract, explorer, decided, met)
         proofs.append(explorer.run([(where, known) for known in states]))
-        findings += explorer.findings.values()
-        unproved += explorer.unproved.values()
+        findings += explorer.record.findings.values()
+        unproved += explorer.record.unproved.values()
     if not proofs:
         known = ", ".join(way.symbol for way in chosen)
         raise InputError(
