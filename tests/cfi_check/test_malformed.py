@@ -357,13 +357,13 @@ def test_a_killed_worker_does_not_end_the_run(
 ) -> None:
     check_image = files.check_image
 
-    def kill(image, engine=None):
+    def kill(image, engine=None, jobs=1):
         if image.path == three[1]:
             import os
             import signal
 
             os.kill(os.getpid(), signal.SIGKILL)
-        return check_image(image, engine)
+        return check_image(image, engine, jobs)
 
     monkeypatch.setattr(files, "check_image", kill)
     reports = files.check_files(three, jobs=2)

@@ -46,7 +46,9 @@ def check_in_shares(checker: ImageChecker, jobs: int) -> Reports:
     """
     global _checker
     checker.prepare()
-    checker.image.symbol_at(0)  # reads the symbols, once for all processes
+    # Read the symbols and look through the code once for all processes.
+    checker.image.symbol_at(0)
+    checker.code.references.following(0)
     groups = Groups(checker)
     shares = groups.divided(jobs * _SHARES_BY_JOB)
     reports: Reports = {}

@@ -139,6 +139,8 @@ NEVER_RETURN_PREFIXES: Final = (
 
 #: Longer functions are not looked through for what they do to their callers.
 _LARGEST_CALLEE_BYTES: Final = 1 << 16
+#: Instructions looked at for a short way through a callee.
+_MOST_LOOKED_AT: Final = 64
 #: Bytes of callees looked through for an image of unknown size.
 _MOST_BYTES: Final = 1 << 23
 
@@ -211,6 +213,8 @@ class Callees:
         if found is None:
             return False
         begin, code = found
+        if returns_without_calls(self._classifier.space.machine.bits, code, begin):
+            return False
         listing = decode(self._classifier, code, begin)
         return not can_leave(
             listing,
@@ -323,6 +327,44 @@ def is_known_never_to_return(name: str) -> bool:
     """Return whether a function of that (mangled) name never returns."""
     bare = name.split("@", 1)[0]
     return bare in NEVER_RETURN or bare.startswith(NEVER_RETURN_PREFIXES)
+
+
+def returns_without_calls(bits: int, code: bytes, begin: int) -> bool:
+    """Return whether a short path through a function reaches ``ret`` and calls nothing.
+
+    That is what :func:`can_leave` finds as well, after decoding the whole function.
+
+    Args:
+        bits: of the machine, 64 or 32.
+        code: from the function's first byte to its last.
+        begin: address of the first.
+    """
+    decoder = Decoder(bits, code, DecoderOptions.NONE, begin)
+    paths, seen = [0], set()
+    budget = _MOST_LOOKED_AT
+    while paths:
+        offset = paths.pop()
+        if offset in seen or not 0 <= offset < len(code):
+            continue
+        seen.add(offset)
+        decoder.position = offset
+        decoder.ip = begin + offset
+        for instruction in decoder:
+            budget -= 1
+            if budget < 0 or instruction.is_invalid:
+                return False
+            flow = instruction.flow_control
+            if flow == FlowControl.NEXT:
+                continue
+            if flow == FlowControl.RETURN:
+                return instruction.mnemonic == Mnemonic.RET
+            if flow == FlowControl.CONDITIONAL_BRANCH:
+                paths.append(instruction.near_branch_target - begin)
+                continue
+            if flow == FlowControl.UNCONDITIONAL_BRANCH:
+                paths.append(instruction.near_branch_target - begin)
+            break
+    return False
 
 
 def can_leave(
