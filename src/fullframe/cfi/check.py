@@ -763,7 +763,8 @@ def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:
                 found[-1].boundaries += run.end - run.begin
             else:
                 address = result.listing.begin + result.listing.starts[run.begin]
-                found.append(Doubtful(run.reason, name, address, run.end - run.begin))
+                place = checker.image.place(address)
+                found.append(Doubtful(run.reason, name, place, run.end - run.begin))
             end = run.end
     return found
 

@@ -45,11 +45,20 @@ class ShownInstruction:
 
 @dataclass(frozen=True, slots=True)
 class ShownFunction:
-    """A function, instruction by instruction."""
+    """A function, instruction by instruction.
+
+    Attributes:
+        name: of the function.
+        begin: address of its first byte.
+        end: address after its last.
+        place: both in the file's own terms.
+        instructions: of the function.
+    """
 
     name: str
     begin: int
     end: int
+    place: str
     instructions: tuple[ShownInstruction, ...]
 
 
@@ -132,14 +141,14 @@ def _shown(checker: ImageChecker, result: FunctionResult) -> ShownFunction:
             _instruction(
                 checker,
                 listing.begin + start,
-                instruction_text(image.machine.bits, code[start:end], listing.begin + start),
+                instruction_text(image, code[start:end], listing.begin + start),
                 by_index.get(index),
                 rows[position][1] if position >= 0 else None,
             )
         )
-    return ShownFunction(
-        image.function_name(listing.begin), listing.begin, listing.end, tuple(shown)
-    )
+    begin, end = listing.begin, listing.end
+    place = f"{image.place(begin)} to {image.place(end)}"
+    return ShownFunction(image.function_name(begin), begin, end, place, tuple(shown))
 
 
 def _instruction(
