@@ -16,8 +16,8 @@ FILE_KEYS = [
     "seconds", "error",
 ]  # fmt: skip
 FINDING_KEYS = [
-    "code", "severity", "path", "function", "address", "end_address", "place", "source", "instruction",
-    "claimed", "actual", "message", "suggestion",
+    "code", "severity", "path", "function", "address", "end_address", "place", "source",
+    "instruction", "claimed", "actual", "message", "suggestion",
 ]  # fmt: skip
 SHOWN_KEYS = [
     "address", "place", "text", "answer", "cfa_claimed", "rules", "cfa_actual", "registers",
