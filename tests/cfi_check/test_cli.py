@@ -16,8 +16,8 @@ FILE_KEYS = [
     "seconds", "error",
 ]  # fmt: skip
 FINDING_KEYS = [
-    "code", "severity", "path", "function", "address", "end_address", "source", "instruction",
-    "claimed", "actual", "message", "suggestion",
+    "code", "severity", "path", "function", "address", "end_address", "place", "source",
+    "instruction", "claimed", "actual", "message", "suggestion",
 ]  # fmt: skip
 SHOWN_KEYS = [
     "address", "place", "text", "answer", "cfa_claimed", "rules", "cfa_actual", "registers",
@@ -345,7 +345,7 @@ def test_show_json_and_by_address(capsys):
     assert (everything["schema"], everything["path"]) == (1, "wrong.o")
     assert [one["name"] for one in everything["functions"]] == ["right", "unadjusted", "lost"]
     for function in everything["functions"]:
-        assert list(function) == ["name", "begin", "end", "instructions", "left_out"]
+        assert list(function) == ["name", "begin", "end", "place", "instructions", "left_out"]
         assert function["instructions"][0]["address"] == function["begin"]
         for instruction in function["instructions"]:
             assert list(instruction) == SHOWN_KEYS

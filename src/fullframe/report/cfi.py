@@ -51,6 +51,7 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "function": finding.function,
         "address": finding.address,
         "end_address": finding.end_address,
+        "place": finding.place,
         "source": finding.source,
         "instruction": finding.instruction,
         "claimed": finding.claimed,
@@ -113,9 +114,7 @@ def write_doubts(out: TextIO, report: FileReport, most: int) -> None:
     """Write why boundaries of a file are assumed or cannot be told, the largest first."""
     doubts = sorted(report.doubtful, key=lambda doubt: -doubt.boundaries)
     for doubt in doubts[:most]:
-        out.write(
-            f"    {doubt.boundaries:6} {doubt.function} at {doubt.address:#x}: {doubt.reason}\n"
-        )
+        out.write(f"    {doubt.boundaries:6} {doubt.function} at {doubt.place}: {doubt.reason}\n")
     if len(doubts) > most:
         out.write(f"           and {len(doubts) - most} more\n")
 
