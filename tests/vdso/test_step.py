@@ -18,6 +18,7 @@ from tests.vdso.stepped_images import (
     IMAGE_64,
     RT_SIGRETURN_64,
     build_image,
+    flags_rule_32,
     need_gdb,
     need_i386,
     signal_rules,
@@ -184,8 +185,8 @@ def test_broken_cfi_is_seen_at_exactly_its_instructions(name, tmp_path):
 def test_a_trampoline_that_is_no_signal_frame(tmp_path):
     image = IMAGE_32.replace("\t.cfi_signal_frame\n", "")
     result = stepped(image, tmp_path)
-    old = ["nop", "ret", "pop %eax", "mov $0x77, %eax", "int $0x80"]
-    new = ["nop", "ret", "mov $0xAD, %eax", "int $0x80"]
+    old = ["xor %eax, %eax", "ret", "pop %eax", "mov $0x77, %eax", "int $0x80"]
+    new = ["xor %eax, %eax", "ret", "mov $0xAD, %eax", "int $0x80"]
     assert wrong(result, "fullframe") == old + new
     # libgcc knows the bytes of the kernel's rt_sigreturn trampoline, and mends it at its begin;
     # gdb knows both trampolines by their names.
@@ -196,18 +197,34 @@ def test_a_trampoline_that_is_no_signal_frame(tmp_path):
     assert registers <= {"caller's eip", "caller's esp"}
 
 
+def test_flags_where_a_rule_says_where_they_are(tmp_path):
+    rules = signal_rules(32, 160)
+    right = IMAGE_32.replace(rules, rules + flags_rule_32(160))
+    result = stepped(right, tmp_path, functions=("__kernel_rt_sigreturn",))
+    assert result.failures() == []
+    assert all("eflags" in row.expected for row in result.rows)
+    assert {"eflags"} <= set(result.rows[-1].unwinders["gdb"].got)
+    # The slot of cs is not that of the flags.
+    false = IMAGE_32.replace(rules, rules + flags_rule_32(160, 15))
+    result = stepped(false, tmp_path, functions=("__kernel_rt_sigreturn",))
+    every = instructions(result, "__kernel_rt_sigreturn")
+    assert wrong(result, "gdb") == wrong(result, "fullframe") == every
+    assert wrong(result, "libgcc") == []
+    assert {name for one in result.failures() for name in one.registers} == {"eflags"}
+
+
 def test_a_trampoline_whose_cfi_begins_at_it_is_not_found_from_its_handler(tmp_path):
     image = IMAGE_32.replace(
         "\tnop\n\t.globl __kernel_rt_sigreturn", "\t.globl __kernel_rt_sigreturn"
     )
     result = stepped(image, tmp_path, functions=("__kernel_rt_sigreturn",))
-    assert wrong(result, "fullframe") == wrong(result, "libgcc") == ["nop", "ret"]
+    assert wrong(result, "fullframe") == wrong(result, "libgcc") == ["xor %eax, %eax", "ret"]
 
 
 def test_no_signal_frame_on_x86_64(tmp_path):
     image = HEAD + RT_SIGRETURN_64.replace("\t.cfi_signal_frame\n", "")
     result = stepped(image, tmp_path, 64)
-    every = ["nop", "ret", "mov $0xF, %rax", "syscall"]
+    every = ["xor %eax, %eax", "ret", "mov $0xF, %rax", "syscall"]
     assert wrong(result, "fullframe") == wrong(result, "libgcc") == every
 
 

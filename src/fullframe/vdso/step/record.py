@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from iced_x86 import Decoder, Mnemonic
 
 from fullframe.cfi.describe import instruction_text
+from fullframe.cfi.rules import SameValue, Undefined
 from fullframe.elf.memory import AddressError
 from fullframe.vdso.step.own import LoadedObject
 from fullframe.vdso.step.result import Answer, StepRow
@@ -149,3 +150,11 @@ def is_way_in(owner: LoadedObject | None, address: int) -> bool:
     code = bytes(owner.image.read(place, min(15, end - place)))
     decoded = Decoder(owner.image.machine.bits, code, ip=place).decode()
     return decoded.mnemonic in (Mnemonic.SYSENTER, Mnemonic.SYSCALL, Mnemonic.INT)
+
+
+def rule_for_flags(owner: LoadedObject, address: int) -> bool:
+    """Tell whether the row at a link-time address says where the caller's flags are."""
+    fde = owner.fde_at(address + owner.load_bias)
+    row = None if fde is None else fde.row_at(address)
+    rule = None if row is None else row.registers.get(owner.image.machine.dwarf_flags)
+    return not (rule is None or isinstance(rule, SameValue | Undefined))
