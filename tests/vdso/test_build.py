@@ -95,7 +95,8 @@ def test_an_independent_reader_finds_what_a_kernel_maps(
             "PT_LOAD", "PT_DYNAMIC", "PT_NOTE", "PT_GNU_EH_FRAME", "PT_GNU_STACK",
         }  # fmt: skip
         assert by_type["PT_GNU_STACK"]["p_flags"] == 6
-        (note,) = by_type["PT_NOTE"].iter_notes()
+        note, build_id = by_type["PT_NOTE"].iter_notes()
+        assert (build_id["n_name"], build_id["n_type"]) == ("GNU", "NT_GNU_BUILD_ID")
         assert (note["n_name"], note["n_type"]) == ("Linux", 0)
         assert note["n_descdata"] == struct.pack("<I", 0x60100)
         tags = {tag.entry.d_tag: tag for tag in by_type["PT_DYNAMIC"].iter_tags()}
@@ -220,10 +221,15 @@ def test_version_code(version: tuple[int, int, int], code: int) -> None:
     assert version_code(version) == code
 
 
-def test_base_address() -> None:
-    image = build_image(IMAGE["i386-int80"], toolchain(), BuildOptions(base_address=0xFFFFE000))
+@each_kind
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("i386-int80", 0xFFFFE000), ("x86-64", 0x7FFFFFFFE000), ("x86-64", 0x1000)],
+)
+def test_base_address(name: str, base: int, kind: str) -> None:
+    image = build_image(IMAGE[name], toolchain(kind), BuildOptions(base_address=base))
     assert image.is_right
-    assert image.functions[0].address & ~0xFFF == 0xFFFFE000
+    assert image.functions[0].address & ~0xFFF == base
 
 
 # -- that the check can fail --------------------------------------------------------------------
@@ -297,7 +303,7 @@ def test_every_broken_directive_is_reported(name: str) -> None:
         (("FLAGS(5)", "FLAGS(7)"), "its segment has access flags 7 (write expected read and"),
         (("PT_NOTE FLAGS(4)", "0x12345 FLAGS(4)"), "0 segments PT_NOTE within the loaded one"),
         (
-            ("{ *(.note.linux) }", "{ BYTE(0) } :load :note .x : { *(.note.linux) } :load"),
+            ("{ *(.note.linux) ", "{ BYTE(0) } :load :note .x : { *(.note.linux) } :load .y : { "),
             "the C library finds no version of Linux",
         ),
         ((". = 0x0", ". = 0x4000"), "its segment begins at 0x4000"),

@@ -88,6 +88,9 @@ def _dynamic(image: VdsoImage, built: Image) -> Iterator[str]:
     for tag, name in ((dyn.DT_HASH, "DT_HASH"), (dyn.DT_GNU_HASH, "DT_GNU_HASH")):
         if tag not in tags:
             yield f"no {name}: C libraries look symbols up by it"
+    if not tags.keys() >= {dyn.DT_STRTAB, dyn.DT_STRSZ, dyn.DT_SYMTAB}:
+        yield "no dynamic symbols or no names of them"
+        return
     strings = bytes(built.read_from(tags[dyn.DT_STRTAB]))[: tags[dyn.DT_STRSZ]]
     begin = tags.get(_DT_SONAME, len(strings))
     name = strings[begin : strings.find(b"\0", begin)].decode("ascii", "replace")
