@@ -23,6 +23,7 @@ from fullframe.vdso.assembly import assembly, system_call_numbers, version_code
 from fullframe.vdso.build import BuildOptions, build_from_source, build_image, derive, write_images
 from fullframe.vdso.images import IMAGES, choose_images
 from fullframe.vdso.linking import link_script
+from fullframe.vdso.verify import functions_without_cfi
 from tests.cfi import oracles
 from tests.vdso.support import IMAGE, built, need, saved, toolchain
 
@@ -371,6 +372,9 @@ def test_code_without_cfi_is_told() -> None:
         "clock_gettime has no call-frame information that covers it",
         "__vdso_clock_gettime has no call-frame information that covers it",
     }
+    image = Image.from_bytes(made.data, "made")
+    assert functions_without_cfi(image) == ["__vdso_clock_gettime", "clock_gettime"]
+    assert functions_without_cfi(Image.from_bytes(built("x86-64").data, "right")) == []
 
 
 # -- the command ----------------------------------------------------------------------------------
