@@ -298,6 +298,22 @@ def test_every_broken_directive_is_reported(name: str) -> None:
     assert survivors == []
 
 
+@pytest.mark.parametrize(("entry", "proved"), [("int80", True), ("sysenter", False)])
+def test_a_frame_that_hangs_on_ebp_is_not_proved_over_a_fast_call(entry: str, proved: bool) -> None:
+    """The kernel comes back with ebp as it was before the entry loaded it, or not."""
+    image = IMAGE["i386-sysenter"]
+    source = derive(image, toolchain())
+    text = source.text.replace(
+        "\tmovl\t%esp, %ebp\n", "\tmovl\t%esp, %ebp\n\t.cfi_def_cfa_register %ebp\n"
+    ).replace("\tpopl\t%ebp\n\t", "\tpopl\t%ebp\n\t.cfi_def_cfa_register %esp\n\t")
+    if entry == "int80":
+        text = text.replace("\tsysenter\n", "\tint $0x80\n")
+    made = build_from_source(image, source.with_text(text), toolchain())
+    assert made.problems == ()
+    assert made.is_right == proved
+    assert (made.report.cannot_tell == 0) == proved
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
