@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from pathlib import Path
@@ -589,6 +590,11 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written: Is a directory"):
         write_images(images, str(directory), sources=False)
     assert [path.name for path in directory.iterdir()] == ["vdso64.so"]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"cannot be written: .*pipe is not a regular file"):
+        write_images(images[:1], str(pipe), sources=False)
+    assert pipe.is_fifo()
     with pytest.raises(InputError, match="cannot be written: No such file or directory"):
         write_images(images[:1], str(tmp_path / "no" / "image.so"), sources=False)
     with pytest.raises(UsageError, match=r"image\.s is the name of a source"):
