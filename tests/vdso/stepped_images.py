@@ -69,6 +69,12 @@ def _escape(code: list[int]) -> str:
     return "\t.cfi_escape " + ", ".join(f"{byte:#x}" for byte in code) + "\n"
 
 
+def flags_rule_32(place: int, index: int = 16) -> str:
+    """The rule of eflags (DWARF 9, behind ip and cs); another index is wrong."""
+    address = [0x74, *_sleb(place + 4 * index)]
+    return _escape([0x10, 9, len(address), *address])
+
+
 def signal_rules(bits: int, place: int) -> str:
     """CFI of a signal trampoline whose saved registers begin ``place`` bytes above sp."""
     word, base = bits // 8, 0x74 if bits == 32 else 0x77  # DW_OP_breg4 (esp), breg7 (rsp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from pathlib import Path
@@ -23,6 +24,7 @@ from fullframe.vdso.assembly import assembly, system_call_numbers, version_code
 from fullframe.vdso.build import BuildOptions, build_from_source, build_image, derive, write_images
 from fullframe.vdso.images import IMAGES, choose_images
 from fullframe.vdso.linking import link_script
+from fullframe.vdso.verify import functions_without_cfi
 from tests.cfi import oracles
 from tests.vdso.support import IMAGE, built, need, saved, toolchain
 
@@ -95,7 +97,8 @@ def test_an_independent_reader_finds_what_a_kernel_maps(
             "PT_LOAD", "PT_DYNAMIC", "PT_NOTE", "PT_GNU_EH_FRAME", "PT_GNU_STACK",
         }  # fmt: skip
         assert by_type["PT_GNU_STACK"]["p_flags"] == 6
-        (note,) = by_type["PT_NOTE"].iter_notes()
+        note, build_id = by_type["PT_NOTE"].iter_notes()
+        assert (build_id["n_name"], build_id["n_type"]) == ("GNU", "NT_GNU_BUILD_ID")
         assert (note["n_name"], note["n_type"]) == ("Linux", 0)
         assert note["n_descdata"] == struct.pack("<I", 0x60100)
         tags = {tag.entry.d_tag: tag for tag in by_type["PT_DYNAMIC"].iter_tags()}
@@ -220,10 +223,15 @@ def test_version_code(version: tuple[int, int, int], code: int) -> None:
     assert version_code(version) == code
 
 
-def test_base_address() -> None:
-    image = build_image(IMAGE["i386-int80"], toolchain(), BuildOptions(base_address=0xFFFFE000))
+@each_kind
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("i386-int80", 0xFFFFE000), ("x86-64", 0x7FFFFFFFE000), ("x86-64", 0x1000)],
+)
+def test_base_address(name: str, base: int, kind: str) -> None:
+    image = build_image(IMAGE[name], toolchain(kind), BuildOptions(base_address=base))
     assert image.is_right
-    assert image.functions[0].address & ~0xFFF == 0xFFFFE000
+    assert image.functions[0].address & ~0xFFF == base
 
 
 # -- that the check can fail --------------------------------------------------------------------
@@ -291,13 +299,29 @@ def test_every_broken_directive_is_reported(name: str) -> None:
     assert survivors == []
 
 
+@pytest.mark.parametrize(("entry", "proved"), [("int80", True), ("sysenter", False)])
+def test_a_frame_that_hangs_on_ebp_is_not_proved_over_a_fast_call(entry: str, proved: bool) -> None:
+    """The kernel comes back with ebp as it was before the entry loaded it, or not."""
+    image = IMAGE["i386-sysenter"]
+    source = derive(image, toolchain())
+    text = source.text.replace(
+        "\tmovl\t%esp, %ebp\n", "\tmovl\t%esp, %ebp\n\t.cfi_def_cfa_register %ebp\n"
+    ).replace("\tpopl\t%ebp\n\t", "\tpopl\t%ebp\n\t.cfi_def_cfa_register %esp\n\t")
+    if entry == "int80":
+        text = text.replace("\tsysenter\n", "\tint $0x80\n")
+    made = build_from_source(image, source.with_text(text), toolchain())
+    assert made.problems == ()
+    assert made.is_right == proved
+    assert (made.report.cannot_tell == 0) == proved
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         (("FLAGS(5)", "FLAGS(7)"), "its segment has access flags 7 (write expected read and"),
         (("PT_NOTE FLAGS(4)", "0x12345 FLAGS(4)"), "0 segments PT_NOTE within the loaded one"),
         (
-            ("{ *(.note.linux) }", "{ BYTE(0) } :load :note .x : { *(.note.linux) } :load"),
+            ("{ *(.note.linux) ", "{ BYTE(0) } :load :note .x : { *(.note.linux) } :load .y : { "),
             "the C library finds no version of Linux",
         ),
         ((". = 0x0", ". = 0x4000"), "its segment begins at 0x4000"),
@@ -365,6 +389,9 @@ def test_code_without_cfi_is_told() -> None:
         "clock_gettime has no call-frame information that covers it",
         "__vdso_clock_gettime has no call-frame information that covers it",
     }
+    image = Image.from_bytes(made.data, "made")
+    assert functions_without_cfi(image) == ["__vdso_clock_gettime", "clock_gettime"]
+    assert functions_without_cfi(Image.from_bytes(built("x86-64").data, "right")) == []
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -563,6 +590,11 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written: Is a directory"):
         write_images(images, str(directory), sources=False)
     assert [path.name for path in directory.iterdir()] == ["vdso64.so"]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"cannot be written: .*pipe is not a regular file"):
+        write_images(images[:1], str(pipe), sources=False)
+    assert pipe.is_fifo()
     with pytest.raises(InputError, match="cannot be written: No such file or directory"):
         write_images(images[:1], str(tmp_path / "no" / "image.so"), sources=False)
     with pytest.raises(UsageError, match=r"image\.s is the name of a source"):

@@ -31,6 +31,7 @@ from fullframe.run.running_vdso import RunningVdso, dumping_program, read_runnin
 from fullframe.vdso.dump import DUMP_NAMES, dump
 from tests.support import skip_or_fail
 from tests.vdso.support import IMAGE, built, program
+from tests.vdso.test_build import EXPORTS_32, EXPORTS_64
 
 
 def vdso_of(abi: str) -> RunningVdso:
@@ -88,6 +89,10 @@ def test_all_that_the_kernel_has(tmp_path: Path, capsys: pytest.CaptureFixture[s
         path = Path(image["path"])
         assert path == tmp_path / "new" / DUMP_NAMES[image["abi"]]
         assert (path.stat().st_size, image["written"]) == (image["size_bytes"], True)
+        known = EXPORTS_64 if image["abi"] == "x86-64" else EXPORTS_32
+        # Older kernels lack some, newer ones have more.
+        assert len(set(image["functions"]) & known.keys()) >= 5
+        assert set(image["without_cfi"]) <= set(image["functions"])
 
 
 def test_what_is_missing_is_told(

@@ -3,21 +3,28 @@
 import json
 import subprocess
 import sys
+from random import Random
 
 import pytest
 
 from fullframe.cli.main import main
+from fullframe.elf.image import Image
 from fullframe.errors import InputError, ToolMissingError, UsageError
 from fullframe.run import ptrace
+from fullframe.run.stepped import ProgramDiedError
+from fullframe.run.vsyscall_emulator import EmulatedProgram
 from fullframe.vdso.step.result import StepOptions
 from fullframe.vdso.step.stepping import step_image
+from fullframe.x86.registers import AX, BP, CX, DX, IP, SP
 from tests.docs.test_documents import documented_keys
+from tests.support import skip_or_fail
 from tests.vdso.stepped_images import (
     HEAD,
     IMAGE_32,
     IMAGE_64,
     RT_SIGRETURN_64,
     build_image,
+    flags_rule_32,
     need_gdb,
     need_i386,
     signal_rules,
@@ -120,6 +127,18 @@ def test_the_running_kernels_own(capsys):
             assert all(answer["ok"] for answer in step["unwinders"].values())
 
 
+def test_libunwind_is_asked_where_it_is(tmp_path):
+    result = stepped(IMAGE_64, tmp_path, 64)
+    if "libunwind" in result.missing:
+        skip_or_fail(f"{result.missing['libunwind']}: apt-get install libunwind8")
+    assert all(row.unwinders["libunwind"].ok for row in result.rows)
+    broken = IMAGE_64.replace("\t.cfi_rel_offset %r12, 0\n", "")
+    result = stepped(broken, tmp_path, 64, functions=("__vdso_time",))
+    affected = ["dec %r12d", "jne", "mov %ebx, %eax", "pop %r12"]
+    found = [each if each in affected else each.split()[0] for each in wrong(result, "libunwind")]
+    assert found == affected
+
+
 # --- what is wrong ---
 
 _PUSH_EBP = "\tpush %ebp\n\t.cfi_adjust_cfa_offset 4\n\t.cfi_rel_offset %ebp, 0\n"
@@ -184,8 +203,8 @@ def test_broken_cfi_is_seen_at_exactly_its_instructions(name, tmp_path):
 def test_a_trampoline_that_is_no_signal_frame(tmp_path):
     image = IMAGE_32.replace("\t.cfi_signal_frame\n", "")
     result = stepped(image, tmp_path)
-    old = ["nop", "ret", "pop %eax", "mov $0x77, %eax", "int $0x80"]
-    new = ["nop", "ret", "mov $0xAD, %eax", "int $0x80"]
+    old = ["xor %eax, %eax", "ret", "pop %eax", "mov $0x77, %eax", "int $0x80"]
+    new = ["xor %eax, %eax", "ret", "mov $0xAD, %eax", "int $0x80"]
     assert wrong(result, "fullframe") == old + new
     # libgcc knows the bytes of the kernel's rt_sigreturn trampoline, and mends it at its begin;
     # gdb knows both trampolines by their names.
@@ -196,18 +215,34 @@ def test_a_trampoline_that_is_no_signal_frame(tmp_path):
     assert registers <= {"caller's eip", "caller's esp"}
 
 
+def test_flags_where_a_rule_says_where_they_are(tmp_path):
+    rules = signal_rules(32, 160)
+    right = IMAGE_32.replace(rules, rules + flags_rule_32(160))
+    result = stepped(right, tmp_path, functions=("__kernel_rt_sigreturn",))
+    assert result.failures() == []
+    assert all("eflags" in row.expected for row in result.rows)
+    assert {"eflags"} <= set(result.rows[-1].unwinders["gdb"].got)
+    # The slot of cs is not that of the flags.
+    false = IMAGE_32.replace(rules, rules + flags_rule_32(160, 15))
+    result = stepped(false, tmp_path, functions=("__kernel_rt_sigreturn",))
+    every = instructions(result, "__kernel_rt_sigreturn")
+    assert wrong(result, "gdb") == wrong(result, "fullframe") == every
+    assert wrong(result, "libgcc") == []
+    assert {name for one in result.failures() for name in one.registers} == {"eflags"}
+
+
 def test_a_trampoline_whose_cfi_begins_at_it_is_not_found_from_its_handler(tmp_path):
     image = IMAGE_32.replace(
         "\tnop\n\t.globl __kernel_rt_sigreturn", "\t.globl __kernel_rt_sigreturn"
     )
     result = stepped(image, tmp_path, functions=("__kernel_rt_sigreturn",))
-    assert wrong(result, "fullframe") == wrong(result, "libgcc") == ["nop", "ret"]
+    assert wrong(result, "fullframe") == wrong(result, "libgcc") == ["xor %eax, %eax", "ret"]
 
 
 def test_no_signal_frame_on_x86_64(tmp_path):
     image = HEAD + RT_SIGRETURN_64.replace("\t.cfi_signal_frame\n", "")
     result = stepped(image, tmp_path, 64)
-    every = ["nop", "ret", "mov $0xF, %rax", "syscall"]
+    every = ["xor %eax, %eax", "ret", "mov $0xF, %rax", "syscall"]
     assert wrong(result, "fullframe") == wrong(result, "libgcc") == every
 
 
@@ -468,3 +503,96 @@ def test_every_key_is_documented(tmp_path, capsys):
     found = keys(json.loads(capsys.readouterr().out))
     assert {"steps", "failures", "expected", "got", "message", "remarks"} <= found
     assert found - documented_keys("fullframe vdso step --json") == set()
+
+
+# --- against libgcc, whatever the CFI says ---
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_rows_are_read_as_libgcc_reads_them(bits, tmp_path):
+    """Random bytes of the call-frame information changed: where both find a frame, it is the same.
+
+    (They need not find the same FDEs: libgcc looks them up in a table, fullframe reads them all.)
+    """
+    if bits == 32:
+        need_i386()
+    image = build_image(IMAGE_32 if bits == 32 else IMAGE_64, bits, tmp_path)
+    data = image.read_bytes()
+    section = bytes(Image.open(image).section(".eh_frame").data)
+    begin = data.index(section)
+    random = Random(20150824 + bits)
+    compared = wrongs = 0
+    for _ in range(8):
+        changed = bytearray(data)
+        changed[begin + random.randrange(len(section))] = random.randrange(256)
+        image.write_bytes(changed)
+        result = step_image(StepOptions(image, unwinders=("libgcc", "fullframe")))
+        for row in result.rows:
+            own, libgcc = row.unwinders["fullframe"], row.unwinders["libgcc"]
+            if not own.message and not libgcc.message:
+                assert own.got == libgcc.got, row
+                compared += 1
+                wrongs += not own.ok
+    assert compared > 50
+    assert wrongs > 0
+
+
+# --- the images that fullframe builds ---
+
+
+def test_built_images_are_right_everywhere(tmp_path, capsys):
+    need_i386()
+    assert main(["vdso", "build", "-o", str(tmp_path)]) == 0
+    images = sorted(tmp_path.glob("*.so"))
+    assert len(images) == 4
+    for image in images:
+        capsys.readouterr()
+        assert main(["vdso", "step", "--image", str(image), "--json"]) == 0, image
+        data = json.loads(capsys.readouterr().out)
+        assert data["failures"] == []
+        assert data["not_stepped"] == {}
+        assert {"gdb", "libgcc", "fullframe"} <= set(data["unwinders"])
+        for function in data["functions"]:
+            # Linux puts the processor's number into a segment: only without it, it is asked for.
+            left = 3 if (image.name, function["name"]) == ("vdso64.so", "__vdso_getcpu") else 0
+            assert function["stepped"] == function["instructions"] - left, (image, function)
+        for step in data["steps"]:
+            assert set(step["unwinders"]) == set(data["unwinders"]), (image, step)
+
+
+# --- the emulator ---
+
+
+def emulated(code, **registers):
+    names = {"ebp": BP, "esp": SP, "ecx": CX, "edx": DX, "eax": AX}
+    values = {names[name]: value for name, value in registers.items()} | {IP: 0x1000}
+    stack = (0x11111111).to_bytes(4, "little") + (0x22222222).to_bytes(4, "little")
+    program = EmulatedProgram([(0x1000, code), (0x8000, stack)], values, result=7)
+    program.step()
+    return program
+
+
+def test_sysenter_comes_back_where_the_kernel_puts_it():
+    # sysenter; nop: esp from ebp, ebp from the stack, eax the result, ecx and edx lost.
+    after = emulated(b"\x0f\x34\x90", ebp=0x8004, esp=0x8000, ecx=3, edx=4, eax=20).registers()
+    assert (after[SP], after[BP], after[AX], after[IP]) == (0x8004, 0x22222222, 7, 0x1002)
+    assert after[CX] != 3
+    assert after[DX] != 4
+
+
+def test_syscall_is_made_again_by_the_int80_behind_it():
+    # syscall; int $0x80; ret: argument 2, which was in ebp, is in ecx, as INT 0x80 wants it.
+    program = emulated(b"\x0f\x05\xcd\x80\xc3", ebp=5, esp=0x8000, ecx=3, edx=4, eax=20)
+    again = program.registers()
+    assert (again[SP], again[BP], again[AX], again[IP]) == (0x8000, 0x11111111, 20, 0x1002)
+    assert (again[CX], again[DX]) == (5, 4)
+    program.step()
+    after = program.registers()
+    assert (after[AX], after[CX], after[IP]) == (7, 5, 0x1004)
+
+
+def test_what_cannot_be_emulated():
+    with pytest.raises(ProgramDiedError, match="cannot be emulated at 0x1000"):
+        emulated(b"\x0f\x0b")
+    with pytest.raises(ProgramDiedError, match="no sixth argument at 0x70000000"):
+        emulated(b"\x0f\x34\x90", ebp=0x70000000)

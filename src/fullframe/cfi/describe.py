@@ -25,6 +25,17 @@ _formatter.space_after_operand_separator = True
 _NEAR_BRANCHES = frozenset({OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64})
 
 
+def plain_text(bits: int, encoding: bytes, address: int) -> str:
+    """Disassemble one instruction in GNU syntax, wherever it comes from.
+
+    Args:
+        bits: of the machine, 32 or 64.
+        encoding: the instruction's bytes; more may follow.
+        address: of the first.
+    """
+    return str(_formatter.format(Decoder(bits, encoding, DecoderOptions.NONE, address).decode()))
+
+
 def instruction_text(image: Image, encoding: bytes, address: int) -> str:
     """Disassemble one instruction in GNU syntax.
 

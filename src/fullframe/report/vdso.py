@@ -118,6 +118,8 @@ def dump_json(result: Dump) -> dict[str, Any]:
                 "path": str(item.path),
                 "size_bytes": len(item.vdso.data),
                 "written": item.written,
+                "functions": list(item.functions),
+                "without_cfi": list(item.without_cfi),
             }
             for item in result.images
         ],
@@ -130,7 +132,11 @@ def write_dump(out: TextIO, result: Dump) -> None:
     for item in result.images:
         action = "written" if item.written else "unchanged"
         out.write(
-            f"{printable(str(item.path))}: {item.vdso.abi}, {len(item.vdso.data)} bytes, {action}\n"
+            f"{printable(str(item.path))}: {item.vdso.abi}, {len(item.vdso.data)} bytes, {action}; "
+            f"{len(item.functions)} functions\n"
         )
+        if item.without_cfi:
+            names = ", ".join(map(printable, item.without_cfi))
+            out.write(f"  without call-frame information: {names}\n")
     for reason in result.missing.values():
         out.write(f"left out: {reason}\n")

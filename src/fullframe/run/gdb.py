@@ -22,7 +22,7 @@ from fullframe.errors import FullframeError
 from fullframe.run.stepped import ProgramDiedError, TimeLimitError, child_environment
 from fullframe.toolchain.command import run_tool
 from fullframe.toolchain.find import find_tool
-from fullframe.x86.registers import IP, Machine
+from fullframe.x86.registers import FLAGS, IP, Machine
 
 #: What a debugger may say in one answer; far above any honest one.
 _MOST_BYTES = 1 << 24
@@ -230,11 +230,12 @@ class GdbProcess:
         names = re.findall(r'"(\w*)"', answer.partition("register-names=")[2])
         general = self.machine.register_names[: IP + 1]
         wanted = {name: number for number, name in enumerate(general) if name}
+        wanted["eflags"] = FLAGS  # gdb's name on both machines
         self._numbers = {index: wanted[name] for index, name in enumerate(names) if name in wanted}
         self._list = " ".join(map(str, self._numbers))
 
     def registers(self, level: int = 0) -> dict[int, int]:
-        """Return the registers of a frame, by hardware number (and ``IP``).
+        """Return the registers of a frame, by hardware number (and ``IP``, ``FLAGS``).
 
         Args:
             level: 0 the innermost frame, 1 its caller.

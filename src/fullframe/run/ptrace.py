@@ -23,7 +23,7 @@ from typing import Self
 
 from fullframe.errors import ToolMissingError
 from fullframe.run.stepped import ProgramDiedError, TimeLimitError
-from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, IP, R8, SI, SP
+from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, FLAGS, IP, R8, SI, SP
 
 _CONT, _KILL, _SINGLESTEP, _GETREGS, _SETREGS, _SETOPTIONS = 7, 8, 9, 12, 13, 0x4200
 _EXITKILL = 0x00100000
@@ -33,7 +33,7 @@ _WALL = 0x40000000
 _USER_REGISTERS = struct.Struct("<27Q")
 #: Hardware number to index in it.
 _INDEX = {
-    AX: 10, CX: 11, DX: 12, BX: 5, SP: 19, BP: 4, SI: 13, DI: 14, IP: 16,
+    AX: 10, CX: 11, DX: 12, BX: 5, SP: 19, BP: 4, SI: 13, DI: 14, IP: 16, FLAGS: 18,
     R8: 9, R8 + 1: 8, R8 + 2: 7, R8 + 3: 6, R8 + 4: 3, R8 + 5: 2, R8 + 6: 1, R8 + 7: 0,
 }  # fmt: skip
 _ORIG_AX = 15
@@ -212,10 +212,10 @@ class TracedProcess:
     # ------------------------------------------------------------------ registers and memory
 
     def registers(self) -> dict[int, int]:
-        """Return hardware number (and ``IP``) to value."""
+        """Return hardware number (and ``IP``, ``FLAGS``) to value."""
         words = self._words()
         general = range(16) if self.bits == 64 else range(8)
-        return {number: words[_INDEX[number]] & self._mask for number in (*general, IP)}
+        return {number: words[_INDEX[number]] & self._mask for number in (*general, IP, FLAGS)}
 
     def _words(self) -> list[int]:
         buffer = ctypes.create_string_buffer(_USER_REGISTERS.size)

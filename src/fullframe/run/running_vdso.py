@@ -132,6 +132,11 @@ def read_running_vdso(abi: str) -> RunningVdso:
             f"the running kernel's vDSO: this is {platform.system()} on {platform.machine()}; "
             "expected Linux on x86-64\n  next: dump it there, and check the file here"
         )
+    if abi == "x86-64" and struct.calcsize("P") != 8:
+        raise ToolMissingError(
+            "the x86-64 vDSO is read from this process, and this Python is a 32-bit program\n"
+            "  next: run fullframe with a 64-bit Python"
+        )
     place = Place(RunningVdso(abi, b"").name)
     pages = _own_pages() if abi == "x86-64" else _pages_of_other(abi)
     data = pages[: _extent_bytes(pages, place)]

@@ -13,7 +13,7 @@ from fullframe.x86.registers import CX, DX
 
 #: Where an interrupted call goes on; what the kernel must know of an image, like its functions.
 LANDING_PAD = "vsyscall_landing_pad"
-#: Linux's name of the entry into the kernel where its own code calls it.
+#: What the image's own functions call the entry by: a local label needs no relocation.
 _ENTER = ".Lenter_kernel"
 #: Registers that survive an entry into the kernel, although callees may change them: callers of
 #: it write ``call *%gs:0x10`` where they could have written ``int $0x80``.
@@ -269,7 +269,7 @@ def _getcpu_64(listing: Listing, image: VdsoImage) -> None:
 def version_code(linux_version: tuple[int, int, int]) -> int:
     """Return a version of Linux as one number, LINUX_VERSION_CODE: a byte for each lower part.
 
-    The sublevel stops at 255 (linux/version.h since 4.9.256, 4.4.256: it would run over).
+    The sublevel stops at 255, as in kernels since 4.4.256 and 4.9.256: it would run over.
     """
     version, patch_level, sublevel = linux_version
     return version << 16 | patch_level << 8 | min(sublevel, 255)

@@ -29,7 +29,7 @@ from fullframe.vdso.assembly import PRESERVED, assembly
 from fullframe.vdso.images import RT_SIGRETURN, SIGRETURN, VdsoImage
 from fullframe.vdso.linking import check_base_address, link, link_script, version_script
 from fullframe.vdso.output import output_paths
-from fullframe.vdso.verify import problems_of
+from fullframe.vdso.verify import exported_functions, problems_of
 from fullframe.x86.registers import FLAGS
 
 #: Of the packaged tables, whose numbers the code has.
@@ -254,8 +254,8 @@ def _functions(built: Image) -> list[BuiltFunction]:
         for result in ImageChecker(built).results()
     ]
     found: dict[int, BuiltFunction] = {}
-    for symbol in built.symbols:
-        if symbol.kind != "func" or symbol.version is None or symbol.binding != "global":
+    for symbol in exported_functions(built):
+        if symbol.binding != "global" or symbol.version is None:
             continue
         boundaries, proved = next(
             (

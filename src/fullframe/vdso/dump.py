@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fullframe.elf.image import Image
 from fullframe.errors import ToolMissingError
 from fullframe.files import write_atomically
 from fullframe.run.running_vdso import PROCESS_ABIS, RunningVdso, read_running_vdso
 from fullframe.vdso.output import output_paths
+from fullframe.vdso.verify import exported_functions, functions_without_cfi
 
 #: File names of dumps, as the kernel's build calls its images.
 DUMP_NAMES = {"x86-64": "vdso64.so", "i386": "vdso32.so", "x32": "vdsox32.so"}
@@ -23,11 +25,15 @@ class Dumped:
         vdso: the image.
         path: where it is.
         written: whether the file was written; False if it held these bytes already.
+        functions: names of the functions that programs look up.
+        without_cfi: those of them that have no call-frame information.
     """
 
     vdso: RunningVdso
     path: Path
     written: bool
+    functions: tuple[str, ...]
+    without_cfi: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,10 @@ def dump(output: str, abi: str | None = None) -> Dump:
 
 def _write(output: str, found: Sequence[RunningVdso], *, alone: bool) -> tuple[Dumped, ...]:
     paths = output_paths(output, [DUMP_NAMES[vdso.abi] for vdso in found], may_be_file=alone)
-    return tuple(
-        Dumped(vdso, path, write_atomically(path, vdso.data))
-        for vdso, path in zip(found, paths, strict=True)
-    )
+    dumped = []
+    for vdso, path in zip(found, paths, strict=True):
+        image = Image.from_bytes(vdso.data, vdso.name)
+        names = tuple(symbol.name for symbol in exported_functions(image))
+        lacking = tuple(functions_without_cfi(image))
+        dumped.append(Dumped(vdso, path, write_atomically(path, vdso.data), names, lacking))
+    return tuple(dumped)

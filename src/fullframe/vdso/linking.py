@@ -38,7 +38,7 @@ SECTIONS
 	.gnu.version : {{ *(.gnu.version) }}
 	.gnu.version_d : {{ *(.gnu.version_d) }}
 	.dynamic : {{ *(.dynamic) }} :load :dynamic
-	.note : {{ *(.note.linux) }} :load :note
+	.note : {{ *(.note.linux) *(.note.gnu.build-id) }} :load :note
 {eh_frame_sections}\
 	.text : ALIGN(16) {{ *(.text) }} :load
 	/DISCARD/ : {{ *(.comment) *(.note.gnu.property) *(.note.GNU-stack) }}
@@ -109,7 +109,8 @@ def link(
     script.write_text(link_script(base_address, with_cfi=with_cfi), encoding="ascii")
     versions.write_text(version_script(image), encoding="ascii")
     flags = ["-soname", image.soname, "--version-script", str(versions), "--hash-style=both"]
-    flags += ["-Bsymbolic", "-z", f"max-page-size={PAGE_BYTES}", "-z", "norelro"]
+    # By its build ID a profiler or debugger knows an image again, when all it has is a process.
+    flags += ["--build-id=sha1", "-Bsymbolic", "-z", f"max-page-size={PAGE_BYTES}", "-z", "norelro"]
     if with_cfi:
         flags.append("--eh-frame-hdr")
     toolchain.link(

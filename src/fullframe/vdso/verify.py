@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fullframe.cfi.frames import Fde, read_frames
 from fullframe.elf import dynamic as dyn
-from fullframe.elf.image import Image
+from fullframe.elf.image import Image, Symbol
 from fullframe.elf.structures import PF_W, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE
 from fullframe.vdso.assembly import LANDING_PAD, version_code
 from fullframe.vdso.images import RT_SIGRETURN, SIGRETURN, VdsoImage
@@ -46,7 +46,7 @@ def problems_of(
     if _version_note(built) != version_code(linux_version):
         found.append("the C library finds no version of Linux in its notes, or another one")
     if with_cfi:
-        found += _coverage(image, built)
+        found += _coverage(built)
     return found
 
 
@@ -88,6 +88,9 @@ def _dynamic(image: VdsoImage, built: Image) -> Iterator[str]:
     for tag, name in ((dyn.DT_HASH, "DT_HASH"), (dyn.DT_GNU_HASH, "DT_GNU_HASH")):
         if tag not in tags:
             yield f"no {name}: C libraries look symbols up by it"
+    if not tags.keys() >= {dyn.DT_STRTAB, dyn.DT_STRSZ, dyn.DT_SYMTAB}:
+        yield "no dynamic symbols or no names of them"
+        return
     strings = bytes(built.read_from(tags[dyn.DT_STRTAB]))[: tags[dyn.DT_STRSZ]]
     begin = tags.get(_DT_SONAME, len(strings))
     name = strings[begin : strings.find(b"\0", begin)].decode("ascii", "replace")
@@ -135,11 +138,29 @@ def _version_note(built: Image) -> int | None:
     return None
 
 
-def _coverage(image: VdsoImage, built: Image) -> Iterator[str]:
+def exported_functions(built: Image) -> list[Symbol]:
+    """Return the functions of an image that programs look up, aliases included, by address."""
+    found = {
+        symbol.name: symbol
+        for symbol in built.symbols
+        if symbol.kind == "func" and symbol.version and symbol.is_defined
+    }
+    return sorted(found.values(), key=lambda symbol: (symbol.address, symbol.name))
+
+
+def functions_without_cfi(built: Image) -> list[str]:
+    """Return the names of exported functions for whose first instruction no FDE is there."""
     fdes = [fde for table in read_frames(built) for fde in table.fdes]
-    for symbol in built.symbols:
-        if symbol.kind != "func" or not symbol.version or not symbol.is_defined:
-            continue
+    return [
+        symbol.name
+        for symbol in exported_functions(built)
+        if not any(fde.begin <= symbol.address < fde.end for fde in fdes)
+    ]
+
+
+def _coverage(built: Image) -> Iterator[str]:
+    fdes = [fde for table in read_frames(built) for fde in table.fdes]
+    for symbol in exported_functions(built):
         begin, end = symbol.address, symbol.address + symbol.size_bytes
         is_trampoline = symbol.name in (SIGRETURN, RT_SIGRETURN)
         if is_trampoline:

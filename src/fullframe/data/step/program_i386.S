@@ -60,6 +60,7 @@ step_interrupt:
 	.cfi_startproc
 	.cfi_undefined %eip
 	load_registers
+	stc			/* the handler clears it */
 	int3
 	call	step_interrupted
 step_resumed:
@@ -81,7 +82,7 @@ step_interrupted:
 	.type	step_handler, @function
 step_handler:
 	.cfi_startproc
-	nop
+	xor	%eax, %eax	/* other flags than the interrupted code's */
 	ret
 step_handler_end:
 	.cfi_endproc

@@ -23,7 +23,7 @@ from fullframe.cfi.rules import (
     ValOffset,
 )
 from fullframe.elf.image import Image
-from fullframe.x86.registers import IP, SP, Machine
+from fullframe.x86.registers import FLAGS, IP, SP, Machine
 
 Memory = Callable[[int, int], bytes]
 
@@ -110,7 +110,8 @@ class _Frame:
         self._memory = memory
         self._mask = (1 << machine.bits) - 1
         self._numbers = {
-            machine.hardware_to_dwarf[number]: value for number, value in registers.items()
+            machine.dwarf_flags if number == FLAGS else machine.hardware_to_dwarf[number]: value
+            for number, value in registers.items()
         }
         self._reader = IntegerReader(machine.bits, self._numbers, self._number_at)
 
@@ -140,7 +141,9 @@ class _Frame:
                 value = cfa if hardware == SP else None
             if value is not None:
                 result[hardware] = value
-        return result
+        flags = row.registers.get(self._machine.dwarf_flags)
+        value = self._value(flags, self._machine.dwarf_flags, cfa)
+        return result if value is None else result | {FLAGS: value}
 
     def _value(self, rule: Rule | None, column: int, cfa: int) -> int | None:
         match rule:

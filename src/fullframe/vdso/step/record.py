@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from iced_x86 import Decoder, Mnemonic
 
-from fullframe.cfi.describe import instruction_text
+from fullframe.cfi.describe import plain_text
+from fullframe.cfi.rules import SameValue, Undefined
 from fullframe.elf.memory import AddressError
 from fullframe.vdso.step.own import LoadedObject
 from fullframe.vdso.step.result import Answer, StepRow
@@ -101,7 +102,7 @@ class Recorder:
 
     def _new_row(self, key: _Key, stop: Stop) -> StepRow:
         function, name, address, level, stepped = key
-        text = instruction_text(self._machine.bits, stop.encoding, address)
+        text = plain_text(self._machine.bits, stop.encoding, address)
         return StepRow(function, name, address, text, level, stepped, 0, self._named(stop.expected))
 
     def stepped_addresses(self, function: str, owner: LoadedObject) -> set[int]:
@@ -149,3 +150,11 @@ def is_way_in(owner: LoadedObject | None, address: int) -> bool:
     code = bytes(owner.image.read(place, min(15, end - place)))
     decoded = Decoder(owner.image.machine.bits, code, ip=place).decode()
     return decoded.mnemonic in (Mnemonic.SYSENTER, Mnemonic.SYSCALL, Mnemonic.INT)
+
+
+def rule_for_flags(owner: LoadedObject, address: int) -> bool:
+    """Tell whether the row at a link-time address says where the caller's flags are."""
+    fde = owner.fde_at(address + owner.load_bias)
+    row = None if fde is None else fde.row_at(address)
+    rule = None if row is None else row.registers.get(owner.image.machine.dwarf_flags)
+    return not (rule is None or isinstance(rule, SameValue | Undefined))

@@ -14,18 +14,20 @@ class Answer:
         ok: every register that was expected has the value that was expected.
         got: register name to value, of the registers that were expected.
         message: what it said instead of a frame, or how it died; "" otherwise.
+        not_asked: registers that are expected, but not of this unwinder.
     """
 
     ok: bool
     got: dict[str, int]
     message: str = ""
+    not_asked: tuple[str, ...] = ()
 
     def wrong(self, expected: dict[str, int]) -> dict[str, int | None]:
         """Return the registers that are wrong, and what they were given as."""
         return {
             name: self.got.get(name)
             for name, value in expected.items()
-            if self.got.get(name) != value
+            if name not in self.not_asked and self.got.get(name) != value
         }
 
 

@@ -22,7 +22,13 @@ from fullframe.vdso.step.ask import UNWINDERS, AskGdb, AskInProcess, AskRows
 from fullframe.vdso.step.emulate import PosedSession, emulate
 from fullframe.vdso.step.own import LoadedObject
 from fullframe.vdso.step.programs import Programs
-from fullframe.vdso.step.record import Recorder, instructions_of, is_way_in, owner_of
+from fullframe.vdso.step.record import (
+    Recorder,
+    instructions_of,
+    is_way_in,
+    owner_of,
+    rule_for_flags,
+)
 from fullframe.vdso.step.result import Failure, StepOptions, SteppedFunction, StepResult
 from fullframe.vdso.step.scenario import Scenario, find_scenarios, trampoline_scenario
 from fullframe.vdso.step.walk import Stop, WalkEnd, walk
@@ -174,7 +180,7 @@ class _Run:
         result, wanted = self.result, self._options.unwinders
         try:
             _ = self._programs.process.target
-        except ProgramDiedError as error:
+        except (ProgramDiedError, TimeLimitError) as error:
             raise InputError(
                 Place(self._name),
                 f"the program that loads it {error}",
@@ -190,20 +196,18 @@ class _Run:
             )
             result.missing["libunwind"] = "it finds only images that the loader knows"
         result.missing |= control.missing
-        try:
-            _ = self._programs.gdb.target
-        except TimeLimitError:
-            raise
-        except FullframeError as error:
-            result.missing["gdb"] = str(error).partition("\n")[0]
-        if "gdb" not in result.missing:
-            result.versions["gdb"] = gdb_version()
+        if not wanted or "gdb" in wanted:
+            try:
+                _ = self._programs.gdb.target
+                result.versions["gdb"] = gdb_version()
+            except FullframeError as error:
+                result.missing["gdb"] = str(error).partition("\n")[0]
         for name in wanted:
             if name in result.missing:
                 raise ToolMissingError(f"{name} cannot be asked: {result.missing[name]}")
         if wanted:
             result.missing |= {
-                name: "not asked for"
+                name: "--unwinder leaves it out"
                 for name in UNWINDERS
                 if name not in wanted and name not in result.missing
             }
@@ -279,7 +283,8 @@ class _Run:
                 lambda at: inside.ask(at) | (rows.ask(at) if with_rows else {}),
             )
 
-        end = walk(session.target, self._program, scenario, visit)
+        flags = rule_for_flags(owner, scenario.address)
+        end = walk(session.target, self._program, scenario, visit, with_flags=flags)
         self._account(function, scenario, owner, objects, end)
         if not end.returned:
             session.close()
@@ -304,7 +309,8 @@ class _Run:
         bias = address - scenario.address
         stepped = self._recorder.stepped_addresses(scenario.name, owner)
         landmarks = {each + bias for each in stepped.intersection(self._every(scenario, owner))}
-        end = walk(session.target, self._program, scenario, visit, landmarks)
+        flags = rule_for_flags(owner, scenario.address)
+        end = walk(session.target, self._program, scenario, visit, landmarks, with_flags=flags)
         if not end.returned:
             session.close()
         return end.message

@@ -16,7 +16,7 @@ from fullframe.run.gdb import GdbError, GdbProcess
 from fullframe.run.stepped import ProgramDiedError, SteppedProgram, TimeLimitError
 from fullframe.vdso.step.scenario import Scenario
 from fullframe.vdso.step.session import SIGUSR1, Target
-from fullframe.x86.registers import IP, SP, Machine
+from fullframe.x86.registers import FLAGS, IP, SP, Machine
 
 #: Instructions after which a scenario is given up: a loop that waits for something.
 MOST_STEPS = 20_000
@@ -80,6 +80,8 @@ def walk(
     scenario: Scenario,
     visit: Callable[[Stop], None],
     landmarks: Collection[int] = (),
+    *,
+    with_flags: bool = False,
 ) -> WalkEnd:
     """Step from the call to the return, or from the handler to the interrupted instruction.
 
@@ -90,11 +92,12 @@ def walk(
         visit: called before each instruction outside of the caller.
         landmarks: addresses of the function's instructions to which a debugger may run on from a
             loop; without any, loops are stepped to their end.
+        with_flags: expect the interrupted instruction's flags, too.
 
     Returns:
         How it ended. A process that dies, or takes too long, ends the walk.
     """
-    walker = _Walker(target, program, scenario, landmarks)
+    walker = _Walker(target, program, scenario, landmarks, with_flags)
     try:
         walker.enter()
         while not walker.is_back and walker.steps < MOST_STEPS:
@@ -111,7 +114,7 @@ def walk(
     differing = {
         number: (value, walker.registers[number])
         for number, value in expected.items()
-        if number < BEYOND and walker.registers[number] != value
+        if number < BEYOND and number != FLAGS and walker.registers[number] != value
     }
     return WalkEnd(True, "", walker.registers, differing)
 
@@ -123,6 +126,7 @@ class _Walker:
         program: SteppedProgram,
         scenario: Scenario,
         landmarks: Collection[int],
+        with_flags: bool,
     ) -> None:
         self._target = target
         self._program = program
@@ -132,6 +136,7 @@ class _Walker:
         self._end = symbols["step_interrupted" if scenario.is_signal else "step_returned"]
         self._handler = range(symbols["step_handler"], symbols["step_handler_end"])
         self._landmarks = set(landmarks)
+        self._with_flags = with_flags
         self._visits: Counter[int] = Counter()
         self._encoding = b""
         self._instruction: Instruction | None = None
@@ -153,7 +158,10 @@ class _Walker:
             word = self._machine.word_bytes
             stack = self.registers[SP]
             back = int.from_bytes(self._target.read(stack, word), "little")
-            self.expectations = [self.registers | {BEYOND + IP: back, BEYOND + SP: stack + word}]
+            truth = self.registers | {BEYOND + IP: back, BEYOND + SP: stack + word}
+            if not self._with_flags:
+                del truth[FLAGS]
+            self.expectations = [truth]
             self._advance(SIGUSR1)
         else:
             expected = {number: before[number] for number in self._scenario.preserved}
