@@ -22,7 +22,6 @@ from iced_x86 import (
 )
 
 from fullframe.track.classify import (
-    _HARDWARE,
     CONDITIONAL_BRANCH,
     DIRECT_CALL,
     DISMISSED,
@@ -33,6 +32,7 @@ from fullframe.track.classify import (
     WRITES_OPERAND_0,
     Classifier,
 )
+from fullframe.track.operands import HARDWARE
 
 _FLOWS: Final = frozenset({FLOW, CONDITIONAL_BRANCH, DIRECT_CALL, NEAR_JUMP, RETURN})
 
@@ -314,8 +314,8 @@ def _find_equalities(listing: Listing, code: bytes, bits: int) -> None:
         compare = Decoder(bits, code[begin:middle]).decode()
         if compare.mnemonic != Mnemonic.CMP or compare.op1_kind != OpKind.REGISTER:
             continue
-        one = _HARDWARE.get(compare.op0_register)
-        other = _HARDWARE.get(compare.op1_register)
+        one = HARDWARE.get(compare.op0_register)
+        other = HARDWARE.get(compare.op1_register)
         if compare.op0_kind != OpKind.REGISTER or one is None or other is None:
             continue
         condition = Decoder(bits, code[middle : middle + 15]).decode().condition_code
