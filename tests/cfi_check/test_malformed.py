@@ -375,7 +375,7 @@ def test_a_killed_worker_does_not_end_the_run(
 def test_running_out_of_memory_is_the_files_error(
     three: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(image, engine=None):
+    def fail(image, engine=None, jobs=1):
         raise MemoryError
 
     monkeypatch.setattr(files, "check_image", fail)

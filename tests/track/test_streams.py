@@ -228,3 +228,34 @@ def test_passes_say_no_more_than_the_worklist(bits, one):
             assert other.slots.get(place) is value
     reached = sum(state is not None for state in states)
     assert stream.count - flow.filler_count >= reached
+
+
+class _Guessing(_Alone):
+    """Whatever nothing leads to is taken to have the state of the entry."""
+
+    def guess(self, address, changes):
+        return self.classifier.space.function_entry()
+
+
+@pytest.mark.parametrize(
+    ("code", "stands"),
+    [
+        ("eb 02  31 c0  74 fc  c3", True),  # jmp 2f; 1: xor; 2: je 1b; ret
+        ("c3  31 c0  eb fc", False),  # ret; 1: xor; jmp 1b
+        ("c3  31 c0  eb 02  66 90  31 c9  eb f6", False),  # ret; 1: xor; jmp 2f; 2: xor; jmp 1b
+        ("c3  31 c0  eb 03  31 c0  c3  eb fb", False),  # ret; xor; jmp 2f; 1: ...; 2: jmp 1b
+        ("74 03  c3  31 c0  31 c9  eb fa  c3", False),  # nothing leads to the last ret
+        ("eb 05  31 c0  c3  31 c9  74 f9  74 fa  c3", True),  # both are jumped to from the end
+        ("eb 02  31 c0  74 03  c3  31 c9  74 fc  74 f5  c3", True),
+    ],
+)
+def test_a_guess_is_not_confirmed_by_what_rests_on_it(code, stands):
+    from fullframe.track import StraightFollower
+
+    classifier = _CLASSIFIERS[64]
+    around = _Guessing()
+    around.classifier = classifier
+    (stream,) = StreamReader(classifier).read([(0x1000, bytes.fromhex(code))])
+    entry = classifier.space.function_entry()
+    flow = StraightFollower(classifier).follow(stream, entry, around, {})
+    assert (flow is not None) == stands

@@ -223,15 +223,15 @@ class StraightContext:
 
     def jump_targets_at(self, address: int, state: State, stream: Stream) -> list[int] | None:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
-        if is_like_entry(self._machine.callee_saved, state) and not self._may_be_table(
-            address, stream
-        ):
-            return [] if not self._facts.code.in_lazy_plt(self._fde) else None
-        targets = self._near_table(address, stream)
-        if targets is None:
-            targets = self._all_tables(stream).get(address - self.begin)
-        end = stream.end
-        return [target for target in targets if target != end] if targets else None
+        like_entry = is_like_entry(self._machine.callee_saved, state)
+        if not like_entry or self._may_be_table(address, stream):
+            targets = self._near_table(address, stream)
+            if targets is None:
+                targets = self._all_tables(stream).get(address - self.begin)
+            if targets:
+                return [target for target in targets if target != stream.end]
+        # From a frame that looks as at entry it is a tail call.
+        return [] if like_entry and not self._facts.code.in_lazy_plt(self._fde) else None
 
     def _near_table(self, address: int, stream: Stream) -> list[int] | None:
         """Find the table in the few instructions before the jump, as most can be."""

@@ -17,7 +17,7 @@ from iced_x86 import (
     Register,
 )
 
-from fullframe.track.classify import _HARDWARE, FAST_CALL_WRITES, WRITES, Classifier
+from fullframe.track.classify import FAST_CALL_WRITES, WRITES, Classifier
 from fullframe.track.listing import (
     BRANCH,
     CALL,
@@ -28,6 +28,7 @@ from fullframe.track.listing import (
     Listing,
     decode,
 )
+from fullframe.track.operands import HARDWARE
 
 _DIRECT: Final = frozenset(
     {FlowControl.CALL, FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH}
@@ -293,8 +294,8 @@ class Callees:
                 written |= inner
                 continue
             for used in self._factory.info(instruction).used_registers():
-                if used.access in WRITES and used.register in _HARDWARE:
-                    written.add(_HARDWARE[used.register])
+                if used.access in WRITES and used.register in HARDWARE:
+                    written.add(HARDWARE[used.register])
         return frozenset(written)
 
     def clobbered(self, target: int) -> tuple[int, ...]:
@@ -316,10 +317,10 @@ class Callees:
             and body[0].mnemonic == Mnemonic.MOV
             and body[0].memory_base in (Register.ESP, Register.RSP)
             and body[0].memory_displacement == 0
-            and body[0].op0_register in _HARDWARE
+            and body[0].op0_register in HARDWARE
             and body[1].mnemonic == Mnemonic.RET
         ):
-            return (_HARDWARE[body[0].op0_register],)
+            return (HARDWARE[body[0].op0_register],)
         return ()
 
 

@@ -33,7 +33,7 @@ from iced_x86 import (
     RegisterExt,
 )
 
-from fullframe.track.classify import _HARDWARE, _SIZE
+from fullframe.track.operands import HARDWARE, SIZE_BYTES
 from fullframe.x86.registers import Machine
 
 _MOST_ENTRIES: Final = 8192
@@ -305,7 +305,7 @@ class _Reading:
     def target_of(self, i: Instruction) -> Known | None:
         """The table behind an indirect jump, if it is known."""
         if i.op0_kind == OpKind.REGISTER:
-            known = self.registers.get(_HARDWARE.get(i.op0_register, -1))
+            known = self.registers.get(HARDWARE.get(i.op0_register, -1))
             if known is None or not known.entry_bytes:
                 return None
             word = known.entry_bytes == self.machine.word_bytes
@@ -359,14 +359,14 @@ class _Reading:
         if i.op0_kind == OpKind.MEMORY:
             self._store(i)
             return
-        if i.op0_kind != OpKind.REGISTER or i.op0_register not in _HARDWARE:
+        if i.op0_kind != OpKind.REGISTER or i.op0_register not in HARDWARE:
             return
         if mnemonic == Mnemonic.POP and self._called_next == i.ip:
-            self.registers[_HARDWARE[i.op0_register]] = Known(i.ip)  # call 1f; 1: pop %reg
+            self.registers[HARDWARE[i.op0_register]] = Known(i.ip)  # call 1f; 1: pop %reg
             return
         if mnemonic in (Mnemonic.TEST, Mnemonic.PUSH, Mnemonic.POP, Mnemonic.BT):
             return  # a pop belongs to an epilogue, and code after it is reached from elsewhere
-        target = _HARDWARE[i.op0_register]
+        target = HARDWARE[i.op0_register]
         value = self._value(i, target)
         if value is None:
             self.registers.pop(target, None)
@@ -393,15 +393,15 @@ class _Reading:
             return
         self.slots.pop(key, None)
         if i.mnemonic == Mnemonic.MOV and i.op1_kind == OpKind.REGISTER:
-            known = self.registers.get(_HARDWARE.get(i.op1_register, -1))
-            if known is not None and _SIZE.get(i.op1_register) == self.machine.word_bytes:
+            known = self.registers.get(HARDWARE.get(i.op1_register, -1))
+            if known is not None and SIZE_BYTES.get(i.op1_register) == self.machine.word_bytes:
                 self.slots[key] = known
 
     def _slot(self, i: Instruction) -> tuple[int, int] | None:
         base = i.memory_base
-        if i.memory_index != Register.NONE or base not in _HARDWARE:
+        if i.memory_index != Register.NONE or base not in HARDWARE:
             return None
-        number = _HARDWARE[base]
+        number = HARDWARE[base]
         return (number, i.memory_displacement) if number in (4, 5) else None
 
     def _value(self, i: Instruction, target: int) -> Known | None:
@@ -417,7 +417,7 @@ class _Reading:
             return None
         if mnemonic in (Mnemonic.MOV, Mnemonic.MOVSXD):
             if i.op1_kind == OpKind.REGISTER:
-                return self.registers.get(_HARDWARE.get(i.op1_register, -1))
+                return self.registers.get(HARDWARE.get(i.op1_register, -1))
             if i.op1_kind == OpKind.MEMORY:
                 slot = self._slot(i)
                 if slot is not None:
@@ -432,7 +432,7 @@ class _Reading:
     def _sum(self, i: Instruction, target: int) -> Known | None:
         mine = self.registers.get(target)
         if i.op1_kind == OpKind.REGISTER:
-            number = _HARDWARE.get(i.op1_register)
+            number = HARDWARE.get(i.op1_register)
             theirs = self.registers.get(-1 if number is None else number)
             if theirs is None and mine is not None and mine.entry_bytes:
                 theirs = self._got_in(number, mine)
@@ -469,7 +469,7 @@ class _Reading:
         """``lea distance(%base,%entry), %target``: a computed goto, or hand-written code."""
         if i.memory_index_scale != 1:
             return None
-        base, index = (_HARDWARE.get(register) for register in (i.memory_base, i.memory_index))
+        base, index = (HARDWARE.get(register) for register in (i.memory_base, i.memory_index))
         one = None if base is None else self.registers.get(base)
         other = None if index is None else self.registers.get(index)
         if one is None and other is not None and other.entry_bytes:
@@ -486,8 +486,8 @@ class _Reading:
         base = i.memory_base
         if base == Register.NONE:
             return int(i.memory_displacement)
-        if base in _HARDWARE:
-            known = self.registers.get(_HARDWARE[base])
+        if base in HARDWARE:
+            known = self.registers.get(HARDWARE[base])
             if known is not None and not known.entry_bytes:
                 return (known.base + i.memory_displacement) & self.mask
             if known is None and self.got is not None and self._looks_like_got(i):
@@ -510,9 +510,9 @@ class _Reading:
         index = i.memory_index
         if index != Register.NONE and i.memory_index_scale == 1 and address is None:
             # The base may stand in the index's place.
-            known = self.registers.get(_HARDWARE.get(index, -1))
+            known = self.registers.get(HARDWARE.get(index, -1))
             if known is not None and not known.entry_bytes:
                 address = known.base + i.memory_displacement
         if address is None or index == Register.NONE:
             return None
-        return Known(address, entry_bytes, None, _HARDWARE.get(i.memory_base))
+        return Known(address, entry_bytes, None, HARDWARE.get(i.memory_base))

@@ -100,6 +100,11 @@ class _Pass:
         dead_from: address behind the last place where control did not go on.
         gaps: (begin, end) of the addresses where no control arrives.
         guessed: addresses where the client guessed the state.
+        resting_on: the guesses on one of which what is followed rests; None where it rests on
+            none.
+        real: addresses where something arrives that rests on no guess; from the first guess on.
+        doubtful: address to the guesses that arrivals there rest on, from the first guess on.
+        confirming: (target, the guesses it rests on or None) of backward jumps, likewise.
         backward: (target, state) of backward jumps.
         exits: as in :class:`StraightFlow`.
         changes: as in :class:`StraightFlow`.
@@ -113,6 +118,10 @@ class _Pass:
     changes: Changes
     gaps: list[tuple[int, int]] = field(default_factory=list)
     guessed: list[int] = field(default_factory=list)
+    resting_on: frozenset[int] | None = None
+    real: set[int] = field(default_factory=set)
+    doubtful: dict[int, frozenset[int]] = field(default_factory=dict)
+    confirming: list[tuple[int, frozenset[int] | None]] = field(default_factory=list)
     backward: list[tuple[int, State]] = field(default_factory=list)
     exits: list[tuple[int, int, State]] = field(default_factory=list)
 
@@ -177,6 +186,7 @@ class StraightFollower:
         begin, end, code = stream.begin, stream.end, stream.code
         arriving, landings, add_change = run.arriving, run.landings, run.changes.append
         next_landing = landings[0] if landings else _NEVER
+        guessed = run.guessed
         state = entry
         #: The last state that needed no settling.
         calm: State | None = None
@@ -187,7 +197,7 @@ class StraightFollower:
                 next_landing = landings[0] if landings else _NEVER
             if kind >= LEADER:
                 incoming = arriving.get(here)
-                if incoming is not None and incoming is not state:
+                if incoming is not None and (incoming is not state or guessed):
                     state = self._meet(run, here, state, incoming)
                 kind -= LEADER
                 if not kind:
@@ -215,6 +225,8 @@ class StraightFollower:
                     state = calm
                     add_change((here, state))
             if kind <= JUMP:
+                if guessed:
+                    self._note(run, payload)
                 known = arriving.get(payload)
                 if known is None:
                     arriving[payload] = state
@@ -252,6 +264,8 @@ class StraightFollower:
                 pass
             elif kind <= JUMP_BACK:
                 run.backward.append((payload, state))
+                if guessed:
+                    run.confirming.append((payload, run.resting_on))
                 if kind == BRANCH_BACK:
                     continue
             elif kind <= JUMP_OUT:
@@ -282,7 +296,7 @@ class StraightFollower:
 
     def _finish(self, run: _Pass, brought: dict[int, State]) -> StraightFlow | None:
         """Make the flow of a pass; ``brought`` is extended by what backward branches bring."""
-        if run.guessed and not {target for target, _ in run.backward}.issuperset(run.guessed):
+        if run.guessed and not self._are_confirmed(run):
             return None
         filler_count = 0
         for one, other in run.gaps:
@@ -299,6 +313,8 @@ class StraightFollower:
         """Return what holds where control arrives from elsewhere."""
         if state is None and run.dead_from != here:
             state = self._revive(run, here)
+        if run.guessed:
+            self._rest_at(run, here, state)
         if state is None:
             run.changes.append((here, incoming))
             return incoming
@@ -328,9 +344,47 @@ class StraightFollower:
         state = run.around.guess(lead, run.changes) if lead < until else None
         run.gaps.append((dead_from, until if state is None else lead))
         if state is not None:
+            if not run.guessed:
+                run.real = set(run.arriving)
             run.changes.append((lead, state))
             run.guessed.append(lead)
+            run.resting_on = frozenset((lead,))
         return state
+
+    # -- guesses -----------------------------------------------------------------------------
+
+    @staticmethod
+    def _note(run: _Pass, target: int) -> None:
+        """Remember what an arrival rests on."""
+        if run.resting_on is None:
+            run.real.add(target)
+        else:
+            run.doubtful[target] = run.doubtful.get(target, frozenset()) | run.resting_on
+
+    @staticmethod
+    def _rest_at(run: _Pass, here: int, state: State | None) -> None:
+        """Find out what the code rests on where control arrives; with a state, also from above."""
+        if here in run.real:
+            run.resting_on = None
+        elif state is None:
+            run.resting_on = run.doubtful[here]
+        elif run.resting_on is not None:
+            run.resting_on |= run.doubtful.get(here, frozenset())
+
+    @staticmethod
+    def _are_confirmed(run: _Pass) -> bool:
+        """Return whether each guess is confirmed by a jump that does not itself rest on it."""
+        left = set(run.guessed)
+        while left:
+            confirmed = {
+                target
+                for target, resting_on in run.confirming
+                if target in left and (resting_on is None or not resting_on <= left)
+            }
+            if not confirmed:
+                return False
+            left -= confirmed
+        return True
 
     # -- transfers of control ----------------------------------------------------------------
 
@@ -350,7 +404,11 @@ class StraightFollower:
             return False
         if target <= here:
             run.backward.append((target, state))
+            if run.guessed:
+                run.confirming.append((target, run.resting_on))
             return True
+        if run.guessed:
+            self._note(run, target)
         known = run.arriving.get(target)
         run.arriving[target] = state if known is None else self.space.join(known, state)
         if known is None:
