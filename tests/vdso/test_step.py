@@ -370,6 +370,40 @@ def test_refusals(tmp_path):
         step_image(StepOptions(image, unwinders=("addr2line",)))
 
 
+def test_an_image_with_nothing_to_step_through(tmp_path):
+    with pytest.raises(InputError, match="no function that can be stepped through; expected __ker"):
+        stepped("\t.globl other\n\t.type other, @function\nother:\tret\n", tmp_path, 64)
+
+
+def test_an_image_whose_constructor_never_ends(tmp_path):
+    text = IMAGE_64 + "spin:\tjmp spin\n" + '\t.section .init_array, "aw"\n\t.quad spin\n'
+    with pytest.raises(InputError, match="the program that loads it not finished after"):
+        stepped(text, tmp_path, 64, limit_seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 3", "gdb ended"),
+        ("while :; do echo; done", "gdb had not finished after 1 seconds"),
+        ("yes | tr -d '\\n'", "gdb does not stop talking"),
+        ("exec sleep 30", "gdb had not finished after 1 seconds"),
+        ("echo '(gdb) '; while read line; do echo '^error,msg=\"no\"'; echo '(gdb) '; done", "no"),
+    ],
+)
+def test_a_gdb_that_does_not_work(script, reason, tmp_path, monkeypatch):
+    fake = tmp_path / "gdb"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("fullframe.run.gdb.find_tool", lambda name: str(fake))
+    result = stepped(
+        IMAGE_64, tmp_path, 64, limit_seconds=1.0, functions=("__kernel_rt_sigreturn",)
+    )
+    assert result.missing["gdb"] == reason
+    assert "libgcc" in result.unwinders
+    assert result.failures() == []
+
+
 def test_an_image_that_kills_the_loader(tmp_path):
     text = IMAGE_64 + '\t.section .init_array, "aw"\n\t.quad 1\n'
     with pytest.raises(InputError) as refused:
@@ -380,7 +414,7 @@ def test_an_image_that_kills_the_loader(tmp_path):
 def test_functions_whose_arguments_nobody_knows_are_named(tmp_path):
     text = IMAGE_64.replace("__vdso_time", "__vdso_unheard_of")
     result = stepped(text, tmp_path, 64, unwinders=("fullframe",))
-    assert result.not_stepped == {"__vdso_unheard_of": "what it is to be called with is not known"}
+    assert result.not_stepped == {"__vdso_unheard_of": "as it is not known what to call it with"}
 
 
 def test_an_unwinder_that_was_asked_for_and_is_not_there(tmp_path, monkeypatch, capsys):

@@ -88,8 +88,9 @@ def write_step(out: IO[str], result: StepResult) -> None:
     for function in result.functions:
         rows = [row for row in result.rows if row.function == function.name]
         _write_function(out, function, rows, result.unwinders)
-    for name, reason in result.not_stepped.items():
-        out.write(f"\n{printable(name)}: not stepped: {reason}\n")
+    for reason in dict.fromkeys(result.not_stepped.values()):
+        names = [name for name, each in result.not_stepped.items() if each == reason]
+        out.write(f"\nnot stepped, {reason}: {printable(', '.join(names))}\n")
     for failure in result.process_failures:
         out.write(f"\n{failure.function}: {failure.message}: {_registers(failure.registers)}\n")
     out.write("\n" + _summary(result))

@@ -138,6 +138,13 @@ class _Run:
         self, pairs: Sequence[tuple[Scenario, LoadedObject]]
     ) -> list[tuple[Scenario, LoadedObject]]:
         """Choose the functions that were asked for."""
+        if not pairs:
+            raise InputError(
+                Place(self._name),
+                "no function that can be stepped through",
+                "__kernel_vsyscall, __vdso_* or a signal trampoline among its global symbols",
+                "fullframe vdso build makes such images",
+            )
         wanted = self._options.functions
         missing = set(wanted) - {scenario.name for scenario, _ in pairs}
         if missing:
@@ -167,7 +174,9 @@ class _Run:
         pairs = [(scenario, owner) for scenario in self._scenarios(owner)]
         for scenario, _ in self._wanted(pairs):
             if scenario.is_signal:
-                result.not_stepped[scenario.name] = f"return from a signal needs a kernel: {reason}"
+                result.not_stepped[scenario.name] = (
+                    f"as return from a signal needs a kernel ({reason})"
+                )
                 continue
             function = SteppedFunction(scenario.name, scenario.address, "call")
             result.functions.append(function)
