@@ -11,6 +11,7 @@ from fullframe.cli.main import main
 from fullframe.elf.image import Image
 from fullframe.errors import InputError, ToolMissingError, UsageError
 from fullframe.run import ptrace
+from fullframe.run.gdb import GdbProcess
 from fullframe.run.stepped import ProgramDiedError
 from fullframe.run.vsyscall_emulator import EmulatedProgram
 from fullframe.vdso.step.result import StepOptions
@@ -107,6 +108,25 @@ def test_calls_of_its_own_loops_and_signal_return_on_x86_64(tmp_path):
     loop = next(row for row in result.rows if row.instruction == "dec %r12d")
     assert loop.visits >= 5
     assert set(loop.unwinders) == set(result.unwinders)
+
+
+def test_gdb_runs_out_of_a_loop_to_what_it_has_not_seen(tmp_path, monkeypatch):
+    loop = "\tmov $9, %ebx\n2:\tdec %ebx\n\tjnz 2b\n\tmov $3, %ebx\n"
+    text = IMAGE_64.replace("\tmov $3, %ebx\n", loop)
+    run_to, calls = GdbProcess.run_to, []
+
+    def remember(self, addresses):
+        calls.append(list(addresses))
+        run_to(self, calls[-1])
+
+    monkeypatch.setattr(GdbProcess, "run_to", remember)
+    result = stepped(text, tmp_path, 64, functions=("__vdso_time",))
+    assert result.failures() == []
+    assert len(calls) == 2  # once for each of the two calls
+    for row in result.rows:
+        assert set(row.unwinders) == set(result.unwinders), row
+    (turns,) = {row.visits for row in result.rows if row.instruction == "dec %ebx"}
+    assert turns == 18
 
 
 def test_the_running_kernels_own(capsys):
