@@ -36,6 +36,13 @@ from fullframe.x86.registers import I386, IP, X86_64
 
 LIVE = "the running kernel's vDSO"
 _RT_SIGRETURN = {64: 15, 32: 173}
+#: Debian's packages of the unwinders that run in the process, by word size.
+_PACKAGES = {
+    ("libgcc", 64): "libgcc-s1",
+    ("libgcc", 32): "lib32gcc-s1",
+    ("libunwind", 64): "libunwind8",
+    ("libunwind", 32): "libunwind8:i386",
+}
 #: Where an image is in the emulator, where no process says.
 _EMULATED_BASE = 0x1000_0000
 
@@ -204,7 +211,9 @@ class _Run:
                 "and libgcc and gdb were told of its call-frame information"
             )
             result.missing["libunwind"] = "it finds only images that the loader knows"
-        result.missing |= control.missing
+        for name, reason in control.missing.items():
+            package = _PACKAGES[name, self._machine.bits]
+            result.missing[name] = f"{reason} (Debian: apt-get install {package})"
         if not wanted or "gdb" in wanted:
             try:
                 _ = self._programs.gdb.target
