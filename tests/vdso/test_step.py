@@ -1,8 +1,10 @@
 """Stepping through images: every instruction right under every unwinder, and broken CFI is seen."""
 
+import contextlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -335,6 +337,37 @@ def test_code_that_dies_is_told_of(tmp_path):
     assert first.stepped == 3
     # The next function has a process of its own again.
     assert second.stepped == second.instructions == 2
+
+
+def test_code_that_loses_its_stack(tmp_path):
+    text = IMAGE_64.replace("\tmov $3, %ebx\n", "\txor %esp, %esp\n")
+    result = stepped(text, tmp_path, 64, functions=("__vdso_time",))
+    (function,) = result.functions
+    assert function.remarks == ["the process got SIGSEGV when it was stepped at 0x1013 (image)"]
+    assert {one.instruction.split()[0] for one in result.failures()} == {"call"}
+
+
+def test_an_image_that_starts_processes_leaves_none(tmp_path):
+    # fork; the child pauses.
+    text = IMAGE_64.replace(
+        "\tmov $3, %ebx\n", "\tmov $57, %eax\n\tsyscall\n\tmov $34, %eax\n\tsyscall\n"
+    )
+    before = processes()
+    result = stepped(
+        text, tmp_path, 64, unwinders=("fullframe",), functions=("__vdso_time",), limit_seconds=0.5
+    )
+    assert "not finished after 0.5 seconds" in result.functions[0].remarks[0]
+    assert processes() - before == set()
+
+
+def processes():
+    """The stepped programs that there are."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"fullframe-step-" in path.read_bytes():
+                found.add(path.parent.name)
+    return found
 
 
 def test_code_that_never_returns(tmp_path):

@@ -279,8 +279,9 @@ class GdbProcess:
         return bytes.fromhex(contents[1]) if contents else b""
 
     def write(self, address: int, data: bytes) -> None:
-        """Write memory."""
-        self.command(f"-data-write-memory-bytes {address:#x} {data.hex()}")
+        """Write memory; nothing where it is not mapped."""
+        with contextlib.suppress(GdbError):
+            self.command(f"-data-write-memory-bytes {address:#x} {data.hex()}")
 
     def write_registers(self, values: Mapping[int, int]) -> None:
         """Set registers of the innermost frame by hardware number (and ``IP``)."""

@@ -9,6 +9,7 @@ vDSO's landing pad behind its INT 0x80; a call that is to be restarted returns t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -77,8 +78,9 @@ class EmulatedProgram:
         return b""
 
     def write(self, address: int, data: bytes) -> None:
-        """Write memory."""
-        self._uc.mem_write(address, data)
+        """Write memory; nothing where it is not mapped."""
+        with contextlib.suppress(unicorn.UcError):
+            self._uc.mem_write(address & 0xFFFFFFFF, data)
 
     def run_to_breakpoint(self) -> None:
         """Nothing to run: it starts where it is to be stepped from."""

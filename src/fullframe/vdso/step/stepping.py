@@ -380,8 +380,13 @@ class _Run:
             inside = AskInProcess(self._programs.process, self._in_process)
             posed.append(PosedSession("process", self._programs.process, inside.ask))
         if "gdb" not in self.result.missing:
-            self._programs.launch(self._programs.gdb, scenario, scenario.calls[0], owner)
-            posed.append(PosedSession("gdb", self._programs.gdb, AskGdb(self._programs.gdb).ask))
+            gdb = self._programs.gdb
+            try:
+                self._programs.launch(gdb, scenario, scenario.calls[0], owner)
+                posed.append(PosedSession("gdb", gdb, AskGdb(gdb).ask))
+            except (GdbError, ProgramDiedError, TimeLimitError) as error:
+                gdb.close()
+                function.remarks.append(f"in the emulator gdb was not asked: {error}")
         end = emulate(
             self._program,
             scenario,
