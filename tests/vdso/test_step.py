@@ -18,6 +18,7 @@ from fullframe.run.stepped import ProgramDiedError
 from fullframe.run.vsyscall_emulator import EmulatedProgram
 from fullframe.vdso.step.result import StepOptions
 from fullframe.vdso.step.stepping import step_image
+from fullframe.x86.flags import CF
 from fullframe.x86.registers import AX, BP, CX, DX, IP, SP
 from tests.docs.test_documents import documented_keys
 from tests.support import skip_or_fail
@@ -325,7 +326,33 @@ def test_a_kernel_that_runs_no_i386_programs(tmp_path, monkeypatch):
     assert wrong(result, "fullframe") == _TAIL
     assert {row.stepped for row in result.rows} == {"emulator"}
     assert "no i386 programs here" in result.missing["gdb"]
-    assert set(result.not_stepped) == {"__kernel_sigreturn", "__kernel_rt_sigreturn"}
+    assert [(one.instructions, one.stepped) for one in result.functions] == [
+        (11, 11),
+        (3, 3),
+        (2, 2),
+    ]
+
+
+def test_emulated_signals_are_the_kernels(tmp_path, monkeypatch):
+    """The same rows, with the same truth, in the process and in the emulator."""
+    rules = signal_rules(32, 160)
+    text = IMAGE_32.replace(rules, rules + flags_rule_32(160))
+    real = stepped(text, tmp_path, unwinders=("fullframe",))
+
+    def refuse(self, command, environment):
+        raise ptrace.CannotRunError("no i386 programs here")
+
+    monkeypatch.setattr(ptrace.TracedProcess, "_spawn", refuse)
+    emulated = stepped(text, tmp_path, unwinders=("fullframe",))
+    assert real.failures() == emulated.failures() == []
+    assert len(real.rows) == len(emulated.rows)
+    for one, other in zip(real.rows, emulated.rows, strict=True):
+        assert (one.address, one.frame) == (other.address, other.frame)
+        # Of the flags, the one that the program sets itself.
+        flags = [row.expected.pop("eflags", 0) & CF for row in (one, other)]
+        assert one.expected == other.expected
+        assert flags[0] == flags[1]
+        assert (one.stepped, other.stepped) == ("process", "emulator")
 
 
 def test_code_that_dies_is_told_of(tmp_path):

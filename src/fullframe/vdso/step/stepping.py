@@ -180,12 +180,7 @@ class _Run:
         owner = LoadedObject("image", image, _EMULATED_BASE - (lowest & -4096))
         pairs = [(scenario, owner) for scenario in self._scenarios(owner)]
         for scenario, _ in self._wanted(pairs):
-            if scenario.is_signal:
-                result.not_stepped[scenario.name] = (
-                    f"as return from a signal needs a kernel ({reason})"
-                )
-                continue
-            function = SteppedFunction(scenario.name, scenario.address, "call")
+            function = SteppedFunction(scenario.name, scenario.address, _kind(scenario))
             result.functions.append(function)
             self._emulate(function, scenario, owner, set())
             self._count(function, scenario, owner)
@@ -250,8 +245,7 @@ class _Run:
     # ------------------------------------------------------------------ one function
 
     def _step_function(self, scenario: Scenario, owner: LoadedObject) -> None:
-        kind = "signal return" if scenario.is_signal else "call"
-        function = SteppedFunction(scenario.name, scenario.address, kind)
+        function = SteppedFunction(scenario.name, scenario.address, _kind(scenario))
         self.result.functions.append(function)
         self._stuck = False
         for call in scenario.calls:
@@ -401,3 +395,7 @@ class _Run:
             if end.returned
             else f"the emulated program {end.message}"
         )
+
+
+def _kind(scenario: Scenario) -> str:
+    return "signal return" if scenario.is_signal else "call"
