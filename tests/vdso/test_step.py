@@ -1,8 +1,10 @@
 """Stepping through images: every instruction right under every unwinder, and broken CFI is seen."""
 
+import contextlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -11,10 +13,12 @@ from fullframe.cli.main import main
 from fullframe.elf.image import Image
 from fullframe.errors import InputError, ToolMissingError, UsageError
 from fullframe.run import ptrace
+from fullframe.run.gdb import GdbProcess
 from fullframe.run.stepped import ProgramDiedError
 from fullframe.run.vsyscall_emulator import EmulatedProgram
 from fullframe.vdso.step.result import StepOptions
 from fullframe.vdso.step.stepping import step_image
+from fullframe.x86.flags import CF
 from fullframe.x86.registers import AX, BP, CX, DX, IP, SP
 from tests.docs.test_documents import documented_keys
 from tests.support import skip_or_fail
@@ -107,6 +111,25 @@ def test_calls_of_its_own_loops_and_signal_return_on_x86_64(tmp_path):
     loop = next(row for row in result.rows if row.instruction == "dec %r12d")
     assert loop.visits >= 5
     assert set(loop.unwinders) == set(result.unwinders)
+
+
+def test_gdb_runs_out_of_a_loop_to_what_it_has_not_seen(tmp_path, monkeypatch):
+    loop = "\tmov $9, %ebx\n2:\tdec %ebx\n\tjnz 2b\n\tmov $3, %ebx\n"
+    text = IMAGE_64.replace("\tmov $3, %ebx\n", loop)
+    run_to, calls = GdbProcess.run_to, []
+
+    def remember(self, addresses):
+        calls.append(list(addresses))
+        run_to(self, calls[-1])
+
+    monkeypatch.setattr(GdbProcess, "run_to", remember)
+    result = stepped(text, tmp_path, 64, functions=("__vdso_time",))
+    assert result.failures() == []
+    assert len(calls) == 2  # once for each of the two calls
+    for row in result.rows:
+        assert set(row.unwinders) == set(result.unwinders), row
+    (turns,) = {row.visits for row in result.rows if row.instruction == "dec %ebx"}
+    assert turns == 18
 
 
 def test_the_running_kernels_own(capsys):
@@ -303,7 +326,33 @@ def test_a_kernel_that_runs_no_i386_programs(tmp_path, monkeypatch):
     assert wrong(result, "fullframe") == _TAIL
     assert {row.stepped for row in result.rows} == {"emulator"}
     assert "no i386 programs here" in result.missing["gdb"]
-    assert set(result.not_stepped) == {"__kernel_sigreturn", "__kernel_rt_sigreturn"}
+    assert [(one.instructions, one.stepped) for one in result.functions] == [
+        (11, 11),
+        (3, 3),
+        (2, 2),
+    ]
+
+
+def test_emulated_signals_are_the_kernels(tmp_path, monkeypatch):
+    """The same rows, with the same truth, in the process and in the emulator."""
+    rules = signal_rules(32, 160)
+    text = IMAGE_32.replace(rules, rules + flags_rule_32(160))
+    real = stepped(text, tmp_path, unwinders=("fullframe",))
+
+    def refuse(self, command, environment):
+        raise ptrace.CannotRunError("no i386 programs here")
+
+    monkeypatch.setattr(ptrace.TracedProcess, "_spawn", refuse)
+    emulated = stepped(text, tmp_path, unwinders=("fullframe",))
+    assert real.failures() == emulated.failures() == []
+    assert len(real.rows) == len(emulated.rows)
+    for one, other in zip(real.rows, emulated.rows, strict=True):
+        assert (one.address, one.frame) == (other.address, other.frame)
+        # Of the flags, the one that the program sets itself.
+        flags = [row.expected.pop("eflags", 0) & CF for row in (one, other)]
+        assert one.expected == other.expected
+        assert flags[0] == flags[1]
+        assert (one.stepped, other.stepped) == ("process", "emulator")
 
 
 def test_code_that_dies_is_told_of(tmp_path):
@@ -315,6 +364,37 @@ def test_code_that_dies_is_told_of(tmp_path):
     assert first.stepped == 3
     # The next function has a process of its own again.
     assert second.stepped == second.instructions == 2
+
+
+def test_code_that_loses_its_stack(tmp_path):
+    text = IMAGE_64.replace("\tmov $3, %ebx\n", "\txor %esp, %esp\n")
+    result = stepped(text, tmp_path, 64, functions=("__vdso_time",))
+    (function,) = result.functions
+    assert function.remarks == ["the process got SIGSEGV when it was stepped at 0x1013 (image)"]
+    assert {one.instruction.split()[0] for one in result.failures()} == {"call"}
+
+
+def test_an_image_that_starts_processes_leaves_none(tmp_path):
+    # fork; the child pauses.
+    text = IMAGE_64.replace(
+        "\tmov $3, %ebx\n", "\tmov $57, %eax\n\tsyscall\n\tmov $34, %eax\n\tsyscall\n"
+    )
+    before = processes()
+    result = stepped(
+        text, tmp_path, 64, unwinders=("fullframe",), functions=("__vdso_time",), limit_seconds=0.5
+    )
+    assert "not finished after 0.5 seconds" in result.functions[0].remarks[0]
+    assert processes() - before == set()
+
+
+def processes():
+    """The stepped programs that there are."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"fullframe-step-" in path.read_bytes():
+                found.add(path.parent.name)
+    return found
 
 
 def test_code_that_never_returns(tmp_path):
@@ -370,6 +450,40 @@ def test_refusals(tmp_path):
         step_image(StepOptions(image, unwinders=("addr2line",)))
 
 
+def test_an_image_with_nothing_to_step_through(tmp_path):
+    with pytest.raises(InputError, match="no function that can be stepped through; expected __ker"):
+        stepped("\t.globl other\n\t.type other, @function\nother:\tret\n", tmp_path, 64)
+
+
+def test_an_image_whose_constructor_never_ends(tmp_path):
+    text = IMAGE_64 + "spin:\tjmp spin\n" + '\t.section .init_array, "aw"\n\t.quad spin\n'
+    with pytest.raises(InputError, match="the program that loads it not finished after"):
+        stepped(text, tmp_path, 64, limit_seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 3", "gdb ended"),
+        ("while :; do echo; done", "gdb had not finished after 1 seconds"),
+        ("yes | tr -d '\\n'", "gdb does not stop talking"),
+        ("exec sleep 30", "gdb had not finished after 1 seconds"),
+        ("echo '(gdb) '; while read line; do echo '^error,msg=\"no\"'; echo '(gdb) '; done", "no"),
+    ],
+)
+def test_a_gdb_that_does_not_work(script, reason, tmp_path, monkeypatch):
+    fake = tmp_path / "gdb"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("fullframe.run.gdb.find_tool", lambda name: str(fake))
+    result = stepped(
+        IMAGE_64, tmp_path, 64, limit_seconds=1.0, functions=("__kernel_rt_sigreturn",)
+    )
+    assert result.missing["gdb"] == reason
+    assert "libgcc" in result.unwinders
+    assert result.failures() == []
+
+
 def test_an_image_that_kills_the_loader(tmp_path):
     text = IMAGE_64 + '\t.section .init_array, "aw"\n\t.quad 1\n'
     with pytest.raises(InputError) as refused:
@@ -380,7 +494,7 @@ def test_an_image_that_kills_the_loader(tmp_path):
 def test_functions_whose_arguments_nobody_knows_are_named(tmp_path):
     text = IMAGE_64.replace("__vdso_time", "__vdso_unheard_of")
     result = stepped(text, tmp_path, 64, unwinders=("fullframe",))
-    assert result.not_stepped == {"__vdso_unheard_of": "what it is to be called with is not known"}
+    assert result.not_stepped == {"__vdso_unheard_of": "as it is not known what to call it with"}
 
 
 def test_an_unwinder_that_was_asked_for_and_is_not_there(tmp_path, monkeypatch, capsys):
@@ -462,7 +576,7 @@ def test_the_table_and_the_json_say_the_same(tmp_path, capsys):
     assert "__kernel_vsyscall (call): 11 of 11 instructions stepped" in text
     line = next(line for line in text.splitlines() if "int $0x80" in line)
     assert line.split()[-3:].count("WRONG") + line.split()[-4:].count("WRONG") >= 3
-    assert "fullframe: ebp is 0xa6a6a6a6, not 0x" in text
+    assert "fullframe: ebp 0x8053ff0, expected 0xa6a6a6a6" in text
     assert data["schema"] == 1
     assert data["image"] == str(image)
     wrong_steps = [

@@ -88,8 +88,9 @@ def write_step(out: IO[str], result: StepResult) -> None:
     for function in result.functions:
         rows = [row for row in result.rows if row.function == function.name]
         _write_function(out, function, rows, result.unwinders)
-    for name, reason in result.not_stepped.items():
-        out.write(f"\n{printable(name)}: not stepped: {reason}\n")
+    for reason in dict.fromkeys(result.not_stepped.values()):
+        names = [name for name, each in result.not_stepped.items() if each == reason]
+        out.write(f"\nnot stepped, {reason}: {printable(', '.join(names))}\n")
     for failure in result.process_failures:
         out.write(f"\n{failure.function}: {failure.message}: {_registers(failure.registers)}\n")
     out.write("\n" + _summary(result))
@@ -113,7 +114,7 @@ def _write_function(
         line = f"  {row.address:<#10x} {row.instruction:{width}}  {name:{object_width}}  "
         line += f"{row.stepped if row.stepped == 'emulator' else '':8} "
         out.write(line + "  ".join(f"{cell:9}" for cell in cells).rstrip() + "\n")
-        _write_wrong(out, row, told)
+        _write_wrong(out, row, unwinders, told)
 
 
 def _object(row: StepRow) -> str:
@@ -127,9 +128,12 @@ def _cell(answer: Answer | None) -> str:
     return "ok" if answer.ok else "WRONG"
 
 
-def _write_wrong(out: IO[str], row: StepRow, told: dict[str, object]) -> None:
+def _write_wrong(out: IO[str], row: StepRow, unwinders: list[str], told: dict[str, object]) -> None:
     """Say what is wrong, unless the line before had the same kind of wrong."""
-    for name, answer in row.unwinders.items():
+    for name in unwinders:
+        answer = row.unwinders.get(name)
+        if answer is None:
+            continue
         wrong = {} if answer.ok else answer.wrong(row.expected)
         kind = None if answer.ok else (answer.message, *wrong)
         if kind is not None and kind != told.get(name):
@@ -139,8 +143,8 @@ def _write_wrong(out: IO[str], row: StepRow, told: dict[str, object]) -> None:
 
 
 def _registers(pairs: dict[str, tuple[int, int | None]]) -> str:
-    return ", ".join(
-        f"{name} is {expected:#x}, not {'known' if got is None else f'{got:#x}'}"
+    return "; ".join(
+        f"{name} {'not given' if got is None else f'{got:#x}'}, expected {expected:#x}"
         for name, (expected, got) in pairs.items()
     )
 

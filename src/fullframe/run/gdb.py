@@ -25,7 +25,10 @@ from fullframe.toolchain.find import find_tool
 from fullframe.x86.registers import FLAGS, IP, Machine
 
 #: What a debugger may say in one answer; far above any honest one.
-_MOST_BYTES = 1 << 24
+_MOST_BYTES = 1 << 20
+#: What it may take to end when it is told to; then it is killed, and what it debugs with it
+#: (``PTRACE_O_EXITKILL``, since gdb 7.6).
+_SECONDS_TO_END = 1
 _VALUE = re.compile(r'number="(\d+)",value="(0x[0-9a-f]+)"')
 _MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 _STOPPED = re.compile(r'^\*stopped(?:,reason="([\w-]+)")?', re.MULTILINE)
@@ -83,41 +86,51 @@ class GdbProcess:
         self._buffer = ""
         self._numbers: dict[int, int] = {}
         self.pid = 0
-        early = [word for command in _EARLY for word in ("-iex", command)]
-        command = [find_tool("gdb"), "-nx", "-q", "--interpreter=mi2", *early]
-        environment = {**os.environ, "LC_ALL": "C"}
-        environment.pop("DEBUGINFOD_URLS", None)
-        self._errors = (directory / "gdb.err").open("wb")
-        self._process = subprocess.Popen(
-            [*command, "--args", str(program), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            cwd=directory,
-            env=environment,
-            start_new_session=True,
-        )
+        self._process = self._start(["--args", str(program), *arguments], directory)
         assert self._process.stdout is not None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         try:
-            self._until_prompt()
-            for setting in _SETTINGS:
-                # An old gdb may lack one.
-                with contextlib.suppress(GdbError):
-                    self.command(setting)
-            self.command(f"-inferior-tty-set {os.devnull}")
-            environment_commands = ["unset environment"] + [
-                f"set environment {name} {value}" for name, value in child_environment().items()
-            ]
-            for line in (*environment_commands, *(f"handle {name} nostop noprint pass"
-                                                  for name in ("SIGUSR1", "SIGUSR2"))):  # fmt: skip
-                self.console(line)
-            self._resume("-exec-run")
-            self._name_registers()
+            self._set_up()
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def _start(arguments: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
+        early = [word for command in _EARLY for word in ("-iex", command)]
+        command = [find_tool("gdb"), "-nx", "-q", "--interpreter=mi2", *early]
+        environment = {**os.environ, "LC_ALL": "C"}
+        environment.pop("DEBUGINFOD_URLS", None)
+        with (directory / "gdb.err").open("wb") as errors:
+            try:
+                return subprocess.Popen(
+                    [*command, *arguments],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    cwd=directory,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise GdbError(f"gdb cannot be run: {error.strerror}") from error
+
+    def _set_up(self) -> None:
+        """Let nothing wait for a user, and run the program to its first breakpoint."""
+        self._until_prompt()
+        for setting in _SETTINGS:
+            # An old gdb may lack one.
+            with contextlib.suppress(GdbError):
+                self.command(setting)
+        self.command(f"-inferior-tty-set {os.devnull}")
+        self.console("unset environment")
+        for name, value in child_environment().items():
+            self.console(f"set environment {name} {value}")
+        for name in ("SIGUSR1", "SIGUSR2"):
+            self.console(f"handle {name} nostop noprint pass")
+        self._resume("-exec-run")
+        self._name_registers()
 
     def __enter__(self) -> Self:
         return self
@@ -134,16 +147,15 @@ class GdbProcess:
         """End gdb and what it debugs."""
         process = self._process
         if process.poll() is None:
-            with contextlib.suppress(OSError, FullframeError):
+            with contextlib.suppress(OSError, FullframeError, subprocess.TimeoutExpired):
                 # gdb kills what it runs, which is in a process group of its own.
-                self._deadline = min(self._deadline, time.monotonic()) + 5
                 self._send("-gdb-exit")
-                process.wait(5)
+                process.wait(_SECONDS_TO_END)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self._selector.close()
-        for stream in (process.stdin, process.stdout, self._errors):
+        for stream in (process.stdin, process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
@@ -160,8 +172,10 @@ class GdbProcess:
 
     def _line(self) -> str:
         """Return the next line of what gdb says."""
-        while "\n" not in self._buffer:
+        while True:
             left = self._deadline - time.monotonic()
+            if left > 0 and "\n" in self._buffer:
+                break
             if left <= 0 or not self._selector.select(left):
                 raise TimeLimitError(f"gdb had not finished after {self._limit_seconds:g} seconds")
             assert self._process.stdout is not None
@@ -265,8 +279,9 @@ class GdbProcess:
         return bytes.fromhex(contents[1]) if contents else b""
 
     def write(self, address: int, data: bytes) -> None:
-        """Write memory."""
-        self.command(f"-data-write-memory-bytes {address:#x} {data.hex()}")
+        """Write memory; nothing where it is not mapped."""
+        with contextlib.suppress(GdbError):
+            self.command(f"-data-write-memory-bytes {address:#x} {data.hex()}")
 
     def write_registers(self, values: Mapping[int, int]) -> None:
         """Set registers of the innermost frame by hardware number (and ``IP``)."""

@@ -140,6 +140,7 @@ class TracedProcess:
         self._timer.cancel()
         with self._lock:
             if not self._ended:
+                self._kill_group()
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, signal.SIGKILL)
         while not self._ended:
@@ -148,6 +149,11 @@ class TracedProcess:
         if self._memory is not None:
             os.close(self._memory)
             self._memory = None
+
+    def _kill_group(self) -> None:
+        """Kill its session: an image may have started processes of its own."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def restart_clock(self) -> None:
         """Let the limit of time begin anew."""
@@ -185,6 +191,8 @@ class TracedProcess:
             return os.WSTOPSIG(status)
         with self._lock:
             self._ended = True
+        # Its number is not used again while its session has members.
+        self._kill_group()
         if self._late:
             raise TimeLimitError(f"not finished after {self._limit_seconds:g} seconds: killed")
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _FORBIDDEN:
@@ -244,9 +252,10 @@ class TracedProcess:
             return b""
 
     def write(self, address: int, data: bytes) -> None:
-        """Write memory."""
+        """Write memory; nothing where it is not mapped."""
         assert self._memory is not None
-        os.pwrite(self._memory, data, address)
+        with contextlib.suppress(OSError, OverflowError):
+            os.pwrite(self._memory, data, address)
 
     # ------------------------------------------------------------------ running
 

@@ -60,7 +60,7 @@ step_returned:
 
 	/* Calls what is interrupted, at its first instruction. Whoever takes that for one behind a call
 	 * and looks one byte before it finds the rows of this function, in which nobody has a caller. */
-	.globl	step_interrupt, step_interrupted, step_resumed
+	.globl	step_interrupt, step_interrupt_site, step_interrupted, step_resumed
 	.type	step_interrupt, @function
 step_interrupt:
 	.cfi_startproc
@@ -68,6 +68,7 @@ step_interrupt:
 	load_registers
 	stc			/* the handler clears it */
 	int3
+step_interrupt_site:
 	call	step_interrupted
 step_resumed:
 	int3

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 from fullframe.elf.image import Image
 from fullframe.run.stepped import STACK_WORDS, SteppedProgram
-from fullframe.run.vsyscall_emulator import EmulatedProgram
+from fullframe.run.vsyscall_emulator import EmulatedProgram, SignalHandler
 from fullframe.vdso.step.ask import AskRows
 from fullframe.vdso.step.own import LoadedObject
-from fullframe.vdso.step.record import Recorder, owner_of
+from fullframe.vdso.step.record import Recorder, owner_of, rule_for_flags
 from fullframe.vdso.step.result import Answer
 from fullframe.vdso.step.scenario import Scenario
 from fullframe.vdso.step.session import Session, initial_registers, stack_arguments
 from fullframe.vdso.step.walk import Stop, WalkEnd, walk
-from fullframe.x86.registers import IP, SP
+from fullframe.x86.flags import CF, FIXED
+from fullframe.x86.registers import FLAGS, IP, SP
 
 #: Stack below the caller's that is put into a process: far more than the entries push.
 _STACK_BYTES = 512
@@ -54,7 +55,7 @@ def emulate(
 
     Args:
         program: the caller.
-        scenario: a call of an i386 image's function.
+        scenario: of an i386 image.
         owner: the image, where the processes have it.
         done: link-time addresses that a process came by: nobody is asked there again.
         recorder: takes the rows.
@@ -67,27 +68,31 @@ def emulate(
     call = scenario.calls[0]
     word = program.machine.word_bytes
     stack = program.stack_pointer
+    address = scenario.address + owner.load_bias
+    begin = "step_interrupt_site" if scenario.is_signal else "step_call_site"
+    values = initial_registers(program, call) | {IP: program.symbols[begin], SP: stack}
     emulated = EmulatedProgram(
         [*_segments(program.image, 0), *_segments(owner.image, owner.load_bias)],
-        initial_registers(program, call) | {IP: program.symbols["step_call_site"], SP: stack},
+        values | {FLAGS: FIXED | CF},
+        handler=SignalHandler(program.symbols["step_handler"], address, scenario.with_siginfo),
     )
     emulated.write(stack, stack_arguments(program, call))
-    target = (scenario.address + owner.load_bias).to_bytes(word, "little")
-    emulated.write(program.symbols["step_target"], target)
+    emulated.write(program.symbols["step_target"], address.to_bytes(word, "little"))
     objects = [owner, LoadedObject("program", program.image, 0)]
     rows = AskRows(program.machine, objects, emulated.read)
 
     def visit(stop: Stop) -> None:
         where = owner_of(objects, stop.registers[IP])
-        if where is not owner or stop.registers[IP] - owner.load_bias in done:
+        if where is owner and stop.registers[IP] - owner.load_bias in done:
             return
         for each in posed:
             _pose(each.session, emulated, stack)
-            recorder.record(scenario.name, owner, stop, each.name, each.ask, "emulator")
+            recorder.record(scenario.name, where, stop, each.name, each.ask, "emulator")
         ask = rows.ask if with_rows else _nobody
-        recorder.record(scenario.name, owner, stop, "rows", ask, "emulator")
+        recorder.record(scenario.name, where, stop, "rows", ask, "emulator")
 
-    return walk(emulated, program, scenario, visit)
+    flags = rule_for_flags(owner, scenario.address)
+    return walk(emulated, program, scenario, visit, with_flags=flags)
 
 
 def _nobody(stop: Stop) -> dict[str, Answer]:
@@ -100,7 +105,9 @@ def _pose(session: Session, emulated: EmulatedProgram, stack: int) -> None:
     target = session.target
     begin = stack - _STACK_BYTES
     target.write(begin, emulated.read(begin, _STACK_BYTES))
-    target.write_registers(emulated.registers())
+    values = emulated.registers()
+    del values[FLAGS]  # single-stepping has its own
+    target.write_registers(values)
 
 
 def _segments(image: Image, load_bias: int) -> list[tuple[int, bytes]]:

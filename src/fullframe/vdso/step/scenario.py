@@ -85,7 +85,7 @@ def find_scenarios(image: Image) -> tuple[list[Scenario], dict[str, str]]:
         name = sorted(aliases, key=lambda each: (not each.startswith("__"), each))[0]
         scenario = _scenario(image, name, address)
         if scenario is None:
-            left[name] = "what it is to be called with is not known"
+            left[name] = "as it is not known what to call it with"
         else:
             found.append(scenario)
     return found, left

@@ -41,7 +41,7 @@ class Target(Protocol):
         ...
 
     def write(self, address: int, data: bytes) -> None:
-        """Write memory."""
+        """Write memory; nothing where it is not mapped."""
         ...
 
     def run_to_breakpoint(self) -> None:

@@ -36,6 +36,13 @@ from fullframe.x86.registers import I386, IP, X86_64
 
 LIVE = "the running kernel's vDSO"
 _RT_SIGRETURN = {64: 15, 32: 173}
+#: Debian's packages of the unwinders that run in the process, by word size.
+_PACKAGES = {
+    ("libgcc", 64): "libgcc-s1",
+    ("libgcc", 32): "lib32gcc-s1",
+    ("libunwind", 64): "libunwind8",
+    ("libunwind", 32): "libunwind8:i386",
+}
 #: Where an image is in the emulator, where no process says.
 _EMULATED_BASE = 0x1000_0000
 
@@ -138,6 +145,13 @@ class _Run:
         self, pairs: Sequence[tuple[Scenario, LoadedObject]]
     ) -> list[tuple[Scenario, LoadedObject]]:
         """Choose the functions that were asked for."""
+        if not pairs:
+            raise InputError(
+                Place(self._name),
+                "no function that can be stepped through",
+                "__kernel_vsyscall, __vdso_* or a signal trampoline among its global symbols",
+                "fullframe vdso build makes such images",
+            )
         wanted = self._options.functions
         missing = set(wanted) - {scenario.name for scenario, _ in pairs}
         if missing:
@@ -166,10 +180,7 @@ class _Run:
         owner = LoadedObject("image", image, _EMULATED_BASE - (lowest & -4096))
         pairs = [(scenario, owner) for scenario in self._scenarios(owner)]
         for scenario, _ in self._wanted(pairs):
-            if scenario.is_signal:
-                result.not_stepped[scenario.name] = f"return from a signal needs a kernel: {reason}"
-                continue
-            function = SteppedFunction(scenario.name, scenario.address, "call")
+            function = SteppedFunction(scenario.name, scenario.address, _kind(scenario))
             result.functions.append(function)
             self._emulate(function, scenario, owner, set())
             self._count(function, scenario, owner)
@@ -195,7 +206,9 @@ class _Run:
                 "and libgcc and gdb were told of its call-frame information"
             )
             result.missing["libunwind"] = "it finds only images that the loader knows"
-        result.missing |= control.missing
+        for name, reason in control.missing.items():
+            package = _PACKAGES[name, self._machine.bits]
+            result.missing[name] = f"{reason} (Debian: apt-get install {package})"
         if not wanted or "gdb" in wanted:
             try:
                 _ = self._programs.gdb.target
@@ -232,8 +245,7 @@ class _Run:
     # ------------------------------------------------------------------ one function
 
     def _step_function(self, scenario: Scenario, owner: LoadedObject) -> None:
-        kind = "signal return" if scenario.is_signal else "call"
-        function = SteppedFunction(scenario.name, scenario.address, kind)
+        function = SteppedFunction(scenario.name, scenario.address, _kind(scenario))
         self.result.functions.append(function)
         self._stuck = False
         for call in scenario.calls:
@@ -362,8 +374,13 @@ class _Run:
             inside = AskInProcess(self._programs.process, self._in_process)
             posed.append(PosedSession("process", self._programs.process, inside.ask))
         if "gdb" not in self.result.missing:
-            self._programs.launch(self._programs.gdb, scenario, scenario.calls[0], owner)
-            posed.append(PosedSession("gdb", self._programs.gdb, AskGdb(self._programs.gdb).ask))
+            gdb = self._programs.gdb
+            try:
+                self._programs.launch(gdb, scenario, scenario.calls[0], owner)
+                posed.append(PosedSession("gdb", gdb, AskGdb(gdb).ask))
+            except (GdbError, ProgramDiedError, TimeLimitError) as error:
+                gdb.close()
+                function.remarks.append(f"in the emulator gdb was not asked: {error}")
         end = emulate(
             self._program,
             scenario,
@@ -378,3 +395,7 @@ class _Run:
             if end.returned
             else f"the emulated program {end.message}"
         )
+
+
+def _kind(scenario: Scenario) -> str:
+    return "signal return" if scenario.is_signal else "call"
