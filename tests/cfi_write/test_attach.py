@@ -387,9 +387,10 @@ def test_function_with_code_that_nothing_visible_leads_to(tmp_path: Path) -> Non
     source.write_text(
         "bits 64\nsection .text\nglobal good, blind\n"
         "good: push rbx\n mov rbx, rdi\n pop rbx\n ret\n"
-        "blind: mov rax, [rdi]\n push rbp\n test esi, esi\n jz .framed\n jmp rax\n"
+        "blind: mov rax, [rdi]\n push rbp\n test esi, esi\n js .last\n jz .framed\n jmp rax\n"
         ".framed: sub rsp, 24\n jmp rax\n"
-        ".one: push rbx\n mov rbx, rdi\n call good\n pop rbx\n ret\n"
+        ".one: push rbx\n mov rbx, rdi\n call good\n pop rbx\n pop rbp\n ret\n"
+        ".last: pop rbp\n ret\n"
     )
     subprocess.run([need("nasm"), "-felf64", str(source), "-o", str(output)], check=True)
     result = attach(str(output))
