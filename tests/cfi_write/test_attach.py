@@ -379,3 +379,28 @@ def test_elfutils_walks_through_it(tmp_path: Path, bits: int) -> None:
         if is_found:
             where = names.index("main")
             assert names[where - 2 : where] == ["spinner", "call_back.again"]
+
+
+def test_function_with_code_that_nothing_visible_leads_to(tmp_path: Path) -> None:
+    """Rules that the code behind an unreadable jump contradicts are not written."""
+    source, output = tmp_path / "x.asm", tmp_path / "x.o"
+    source.write_text(
+        "bits 64\nsection .text\nglobal good, blind\n"
+        "good: push rbx\n mov rbx, rdi\n pop rbx\n ret\n"
+        "blind: mov rax, [rdi]\n push rbp\n test esi, esi\n js .last\n jz .framed\n jmp rax\n"
+        ".framed: sub rsp, 24\n jmp rax\n"
+        ".one: push rbx\n mov rbx, rdi\n call good\n pop rbx\n pop rbp\n ret\n"
+        ".last: pop rbp\n ret\n"
+    )
+    subprocess.run([need("nasm"), "-felf64", str(source), "-o", str(output)], check=True)
+    result = attach(str(output))
+    assert result.functions == ["good"]
+    (left,) = result.left_out
+    assert left.name == "blind"
+    assert "what leads there, such as a table of jumps, is not understood" in left.reason
+    rows = RowMap(Image.from_bytes(result.data, "x.o"))
+    assert len(rows.fdes) == 1
+    assert not any(
+        checked.tally[Answer.WRONG]
+        for checked in ImageChecker(Image.from_bytes(result.data, "x.o")).results()
+    )

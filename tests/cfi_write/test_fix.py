@@ -415,7 +415,7 @@ class TestCommand:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         need("gcc")
-        macro = ".globl k\n.macro SAVE\npush %rbx\npush %r12\n.endm\n"
+        macro = ".globl k\n.macro SAVE\npush %rbx; push %r12\n\n.endm\n"
         text = macro + "k:\n SAVE\n call g\n pop %r12\n pop %rbx\n ret\n"
         path = tmp_path / "m.S"
         path.write_text(text)

@@ -35,8 +35,6 @@ from fullframe.track.state import StateSpace
 from fullframe.track.values import UNKNOWN
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, R11, SI, SP
 
-_HARDWARE: Final = HARDWARE
-
 #: What a code needs: nothing, a look at what operand 0 is, or a full look.
 DISMISSED: Final = 0
 WRITES_OPERAND_0: Final = 1
@@ -253,7 +251,7 @@ class Classifier:
         if i.mnemonic == Mnemonic.LEA and SIZE_BYTES.get(i.memory_base) == 4:
             narrow[0] = True
         registers = tuple(
-            _HARDWARE[i.op_register(operand)]
+            HARDWARE[i.op_register(operand)]
             for operand in ((0, 1) if i.mnemonic == Mnemonic.XCHG else (0,))
             if operand < len(narrow) and narrow[operand]
         )
