@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from fullframe.cfi import files
 from fullframe.cfi.files import check_file
 from fullframe.cfi.findings import FileReport, Severity
+from fullframe.cli.main import main
 from fullframe.errors import FullframeError
 from fullframe.toolchain.find import Toolchain, find_toolchain
 from fullframe.track.flow import Follower
@@ -380,3 +381,22 @@ def test_running_out_of_memory_is_the_files_error(
 
     monkeypatch.setattr(files, "check_image", fail)
     assert "memory" in str(check_file(three[0]).error)
+
+
+def test_a_bug_of_our_own_does_not_end_the_run(
+    three: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other files are checked; the traceback and exit code 70 tell of the bug."""
+    whole = files.check_image
+
+    def fail(image, engine=None, jobs=1):
+        if image.path == three[1]:
+            raise IndexError("one too many")
+        return whole(image, engine, jobs)
+
+    monkeypatch.setattr(files, "check_image", fail)
+    assert main(["cfi", "check", "--jobs", "1", *three]) == 70
+    out, err = capsys.readouterr()
+    assert all(path in out for path in three)
+    assert "a bug in fullframe: IndexError: one too many" in err
+    assert "Traceback" in err

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -38,11 +39,15 @@ def engine_for(image: Image) -> Engine:
 def check_file(path: str, jobs: int = 1) -> FileReport:
     """Check one file; an unreadable one gives a report with ``error``.
 
+    So does a bug of fullframe's own, with its traceback in ``bug``: the other files are still
+    checked.
+
     Args:
         path: the file.
         jobs: processes, for a large one.
     """
     began = time.perf_counter()
+    bug = None
     # Checking makes millions of small objects and hardly a cycle: looking for cycles among them
     # would take a third of the time.
     collecting = gc.isenabled()
@@ -56,11 +61,14 @@ def check_file(path: str, jobs: int = 1) -> FileReport:
         error_text = f"{path}: nested too deeply to be followed"
     except MemoryError:
         error_text = f"{path}: not enough memory to check it"
+    except Exception as error:  # noqa: BLE001 - what went wrong here says nothing of other files
+        error_text = f"{path}: a bug in fullframe: {type(error).__name__}: {error}"
+        bug = traceback.format_exc()
     finally:
         gc.collect(1)  # the image refers to its readers, and they to it
         if collecting:
             gc.enable()
-    return FileReport(path, seconds=time.perf_counter() - began, error=error_text)
+    return FileReport(path, seconds=time.perf_counter() - began, error=error_text, bug=bug)
 
 
 def expand(paths: Iterable[str]) -> list[str]:

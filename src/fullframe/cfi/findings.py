@@ -105,6 +105,7 @@ class FileReport:
         cannot_tell: the rest.
         seconds: wall-clock time.
         error: why the file could not be read, or None.
+        bug: the traceback, where that is a bug in fullframe.
         findings: in order of address.
         doubtful: why boundaries are assumed or cannot be told, for ``--verbose``.
     """
@@ -119,6 +120,7 @@ class FileReport:
     cannot_tell: int = 0
     seconds: float = 0.0
     error: str | None = None
+    bug: str | None = None
     findings: list[Finding] = field(default_factory=list)
     doubtful: list[Doubtful] = field(default_factory=list)
 

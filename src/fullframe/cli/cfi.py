@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from fullframe.errors import EXIT_FINDINGS, EXIT_INPUT, EXIT_OK, UsageError
+from fullframe.errors import EXIT_BUG, EXIT_FINDINGS, EXIT_INPUT, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from fullframe.cfi.findings import FileReport, Finding
@@ -93,10 +93,15 @@ def _check(arguments: argparse.Namespace) -> int:
         report.write_summary(
             sys.stdout, reports, verbose=arguments.verbose, known=total - len(findings)
         )
+    for one in reports:
+        if one.bug is not None:
+            print(f"{one.bug}{one.error}\nplease report it with the lines above", file=sys.stderr)
     return _exit_code(reports, findings)
 
 
 def _exit_code(reports: list[FileReport], findings: list[Finding]) -> int:
+    if any(one.bug is not None for one in reports):
+        return EXIT_BUG
     if any(one.error is not None for one in reports):
         return EXIT_INPUT
     return EXIT_FINDINGS if findings else EXIT_OK
