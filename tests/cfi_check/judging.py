@@ -13,11 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullframe.cfi.check import FunctionResult, ImageChecker
+from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.describe import findings_of
 from fullframe.cfi.files import engine_for
 from fullframe.cfi.frames import Fde
+from fullframe.cfi.results import FunctionResult
 from fullframe.elf.image import Image
 from fullframe.errors import ToolFailedError
 from fullframe.toolchain.find import Toolchain

@@ -357,13 +357,13 @@ def test_a_killed_worker_does_not_end_the_run(
 ) -> None:
     check_image = files.check_image
 
-    def kill(image, engine=None):
+    def kill(image, engine=None, jobs=1):
         if image.path == three[1]:
             import os
             import signal
 
             os.kill(os.getpid(), signal.SIGKILL)
-        return check_image(image, engine)
+        return check_image(image, engine, jobs)
 
     monkeypatch.setattr(files, "check_image", kill)
     reports = files.check_files(three, jobs=2)
@@ -375,7 +375,7 @@ def test_a_killed_worker_does_not_end_the_run(
 def test_running_out_of_memory_is_the_files_error(
     three: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(image, engine=None):
+    def fail(image, engine=None, jobs=1):
         raise MemoryError
 
     monkeypatch.setattr(files, "check_image", fail)

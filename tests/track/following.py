@@ -78,9 +78,7 @@ def followed(
     fde = min(checker.fdes, key=lambda fde: fde.begin)
     classifier = engine.precise if precise else engine.coarse
     body = checker.code.code_of(fde)
-    context = FunctionContext(
-        checker.code, fde, body, engine.rows_of(fde), engine.book, classifier, checker.callees
-    )
+    context = FunctionContext(checker.facts, fde, body, engine.rows_of(fde), classifier)
     listing = decode(classifier, body, fde.begin)
     follower = Follower(classifier, context)
     flow = follower.start(listing)

@@ -6,6 +6,7 @@ in a state is remembered in the state, so that the checker asks each question on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -14,8 +15,6 @@ from fullframe.cfi.expressions import (
     ExpressionError,
     decode_expression,
     evaluate,
-    expression_text,
-    fold,
 )
 from fullframe.cfi.rules import (
     CfaExpression,
@@ -31,30 +30,28 @@ from fullframe.cfi.rules import (
     ValExpression,
     ValOffset,
 )
+from fullframe.cfi.symbolic import Symbols
+from fullframe.cfi.wording import Wording, frame_place
 from fullframe.track.effects import moved
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import (
     CFA,
-    CFA_REGION,
     CONFLICT,
     OTHER,
     SIGNAL_REGION,
     UNKNOWN,
     VAGUE,
-    VECTOR_REGION,
     Address,
-    Constant,
     Derived,
     Entry,
     Value,
     address,
-    constant,
     entry,
     is_joined,
     is_lent,
     is_unplaced,
 )
-from fullframe.x86.registers import IP, SP, Machine
+from fullframe.x86.registers import FLAGS, IP, SP, Machine
 
 
 class Answer(IntEnum):
@@ -104,6 +101,8 @@ class Verdict:
 
 
 PROVED: Final = Verdict(Answer.PROVED)
+#: Proved from a premise.
+ASSUMED: Final = Verdict(Answer.ASSUMED)
 _ANOTHER_STACK: Final = Verdict(
     Answer.CANNOT_TELL,
     (
@@ -127,7 +126,8 @@ class Claim:
 
     Attributes:
         cfa: how to compute the CFA.
-        rules: hardware register number to rule, general registers and ``IP`` only.
+        rules: hardware register number to rule, general registers, ``IP`` and ``FLAGS`` only;
+            the flags are judged in signal frames, where alone they are the caller's.
         reads_ip: an expression reads the instruction pointer, so that the claim means
             something else at every address.
         ip_mask: which bits of the address matter then.
@@ -146,50 +146,27 @@ class Claim:
         self.scratch = scratch
 
 
-class _Symbols:
-    """Lets DWARF expressions be evaluated over the tracker's values."""
-
-    def __init__(self, space: StateSpace, state: State, address: int) -> None:
-        self._space = space
-        self._state = state
-        self._address = address
-
-    def constant(self, value: int) -> Value:
-        return constant(value & ((1 << self._space.machine.bits) - 1))
-
-    def register(self, dwarf_register: int) -> Value:
-        hardware = self._space.machine.dwarf_to_hardware.get(dwarf_register)
-        if hardware is None:
-            vector = self._space.machine.dwarf_to_vector(dwarf_register)
-            if vector is None or not self._space.precise:
-                return UNKNOWN  # the coarse space does not follow vector registers
-            return self._state.word_at(address(VECTOR_REGION, 16 * vector))
-        return constant(self._address) if hardware == IP else self._state.registers[hardware]
-
-    def dereference(self, address: Value, size_bytes: int) -> Value:
-        if size_bytes != self._space.machine.word_bytes:
-            return UNKNOWN
-        return self._state.word_at(address)
-
-    def unary(self, operator: str, operand: Value) -> Value:
-        return UNKNOWN
-
-    def binary(self, operator: str, left: Value, right: Value) -> Value:
-        bits = self._space.machine.bits
-        if isinstance(left, Constant) and isinstance(right, Constant):
-            return constant(fold(operator, left.number, right.number, bits) & ((1 << bits) - 1))
-        if operator == "plus" and isinstance(left, Constant):
-            left, right = right, left
-        if operator in ("plus", "minus") and isinstance(right, Constant):
-            distance = right.number - (1 << bits) if right.number >> (bits - 1) else right.number
-            return moved(left, distance if operator == "plus" else -distance, self._space)
-        return UNKNOWN
-
-    def truth(self, value: Value) -> bool | None:
-        return value.number != 0 if isinstance(value, Constant) else None
+#: Claims that are kept to be found again.
+_MOST_CLAIMS: Final = 1 << 17
 
 
-class ClaimBook:
+class ClaimRows(list[tuple[int, Claim]]):
+    """The claims of a function: (offset from its begin, claim from there on), ascending.
+
+    Functions with the same rows share one.
+
+    Attributes:
+        offsets: those offsets.
+    """
+
+    __slots__ = ("offsets",)
+
+    def __init__(self, rows: Iterable[tuple[int, Claim]]) -> None:
+        super().__init__(rows)
+        self.offsets = frozenset([offset for offset, _ in self])
+
+
+class ClaimBook(Wording):
     """Makes claims of rows and judges them, for one machine.
 
     Args:
@@ -197,8 +174,9 @@ class ClaimBook:
     """
 
     def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+        super().__init__(machine)
         self._claims: dict[object, Claim] = {}
+        self._by_identity: dict[tuple[int, int], tuple[CfaRule | None, Registers, Claim]] = {}
         self._columns = (*machine.callee_saved, IP)
         # A signal interrupts code that still needs every register.
         general = range(16 if machine.bits == 64 else 8)
@@ -206,18 +184,33 @@ class ClaimBook:
 
     def claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
         """Return the claim of a row's rules (``registers`` by DWARF number)."""
+        # Rows that come out of one program share their rules.
+        same = (id(cfa), id(registers))
+        held = self._by_identity.get(same)
+        if held is not None and held[0] is cfa and held[1] is registers:
+            return held[2]
+        if len(self._by_identity) > _MOST_CLAIMS:
+            self._by_identity.clear()
+        found = self._claim(cfa, registers)
+        self._by_identity[same] = (cfa, registers, found)
+        return found
+
+    def _claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
         key = (cfa, frozenset(registers.items()))
         found = self._claims.get(key)
         if found is None:
-            if len(self._claims) > 1 << 18:
+            if len(self._claims) > _MOST_CLAIMS:
                 self._claims.clear()
             numbers = self.machine.dwarf_to_hardware
             rules = {numbers[n]: rule for n, rule in registers.items() if n in numbers}
+            flags = registers.get(self.machine.dwarf_flags)
+            if flags is not None and not isinstance(flags, Undefined | SameValue):
+                rules[FLAGS] = flags
             mask = 0
             for rule in (cfa, *rules.values()):
                 if isinstance(rule, CfaExpression | Expression | ValExpression):
                     mask |= _ip_mask(rule.code, self.machine)
-            scratch = [n for n in rules if n != SP and n not in self._columns]
+            scratch = [n for n in rules if n not in (SP, FLAGS) and n not in self._columns]
             found = self._claims[key] = Claim(cfa, rules, mask, tuple(sorted(scratch)))
         return found
 
@@ -238,7 +231,7 @@ class ClaimBook:
         if found is not None:
             return found
         doubts = []
-        symbols = _Symbols(space, state, address)
+        symbols = Symbols(space, state, address)
         cfa = self._cfa(symbols, claim.cfa, space, state)
         if isinstance(claim.rules.get(IP), Undefined):
             # The outermost frame: an unwinder stops here, whatever the other rules say.
@@ -250,6 +243,8 @@ class ClaimBook:
         pointer = state.registers[SP]
         if isinstance(pointer, Address) and pointer.region is SIGNAL_REGION:
             columns: tuple[int, ...] = self._all_columns
+            if FLAGS in claim.rules:
+                columns = (*columns, FLAGS)  # few say where they are; who does must be right
         elif claim.scratch and not space.precise:
             return self._remember(state, key, _TOO_COARSE)
         else:
@@ -291,7 +286,7 @@ class ClaimBook:
         return not isinstance(state.registers[SP], Address) and state.registers[SP] not in VAGUE
 
     def _cfa(
-        self, symbols: _Symbols, rule: CfaRule | None, space: StateSpace, state: State
+        self, symbols: Symbols, rule: CfaRule | None, space: StateSpace, state: State
     ) -> Value:
         if isinstance(rule, CfaRegister):
             return moved(symbols.register(rule.dwarf_register), rule.offset_bytes, space)
@@ -309,7 +304,7 @@ class ClaimBook:
         rule: Rule | None,
         column: int,
         cfa: Value,
-        symbols: _Symbols,
+        symbols: Symbols,
     ) -> tuple[Value, Value | None]:
         """Return (the value that an unwinder would recover, the place it reads, if memory)."""
         if isinstance(rule, Offset):
@@ -338,7 +333,7 @@ class ClaimBook:
         claim: Claim,
         column: int,
         cfa: Value,
-        symbols: _Symbols,
+        symbols: Symbols,
     ) -> Doubt | None:
         rule = claim.rules.get(column)
         if isinstance(rule, Undefined):
@@ -363,26 +358,26 @@ class ClaimBook:
             return Doubt(
                 column,
                 Answer.WRONG,
-                f"{name} saved at {_frame_place(place)}",
+                f"{name} saved at {frame_place(place)}",
                 f"that slot is {below} bytes below the stack pointer, where a signal handler's "
                 f"frame may overwrite it (red zone: {self.machine.red_zone_bytes} bytes)",
-                self._suggest(state, column),
+                self.suggest(state, column),
                 below_red_zone=True,
             )
         return None
 
     def return_address_taken(self, space: StateSpace, state: State, claim: Claim) -> str | None:
         """Say what an unwinder that believes a claim takes for the return address."""
-        symbols = _Symbols(space, state, 0)
+        symbols = Symbols(space, state, 0)
         cfa = self._cfa(symbols, claim.cfa, space, state)
         value, place = self._recovered(space, state, claim.rules.get(IP), IP, cfa, symbols)
         if isinstance(value, Entry):
             return self.describe_value(value)
         if isinstance(place, Address):
-            return f"the word at {_frame_place(place)}"
+            return f"the word at {frame_place(place)}"
         return None
 
-    # -- words -------------------------------------------------------------------------------
+    # -- doubts ------------------------------------------------------------------------------
 
     def _doubt_of_cfa(self, state: State, claim: Claim, value: Value) -> Doubt:
         claimed = f"CFA = {self.describe_cfa(claim.cfa)}"
@@ -402,9 +397,9 @@ class ClaimBook:
             return Doubt(CFA_COLUMN, Answer.CANNOT_TELL, claimed, reason, "")
         if value is CONFLICT or _is_joined(value):
             reason = "paths that meet here bring the registers of the rule to different places"
-            suggestion = self._where_cfa_is(state)[1]
+            suggestion = self.where_cfa_is(state)[1]
             return Doubt(CFA_COLUMN, Answer.WRONG, claimed, reason, suggestion, paths_disagree=True)
-        where, suggestion = self._where_cfa_is(state)
+        where, suggestion = self.where_cfa_is(state)
         if where is None and not isinstance(value, Address):
             where = "the CFA rule gives something that is no frame address"
         elif where is None:
@@ -420,20 +415,6 @@ class ClaimBook:
         place = address(cfa.region, cfa.offset_bytes + rule.offset_bytes)
         return state.word_at(place) is entry(IP)
 
-    def _where_cfa_is(self, state: State) -> tuple[str | None, str]:
-        names = self.machine.register_names
-        for register in (SP, 5, *range(16)):
-            value = state.registers[register]
-            if isinstance(value, Address) and value.region is CFA_REGION:
-                distance = -value.offset_bytes
-                number = self.machine.hardware_to_dwarf[register]
-                assert number >= 0
-                return (
-                    f"CFA = {names[register]}{distance:+d}",
-                    f".cfi_def_cfa %{names[register]}, {distance}",
-                )
-        return None, ""
-
     def _doubt(
         self,
         space: StateSpace,
@@ -443,7 +424,7 @@ class ClaimBook:
         value: Value,
         rule: Rule | None,
     ) -> Doubt:
-        claimed = f"{self._name(column)} {self.describe_rule(rule)}"
+        claimed = f"{self.name(column)} {self.describe_rule(rule)}"
         answer = Answer.CANNOT_TELL if value is UNKNOWN else Answer.WRONG
         actual = self.where(state, column)
         if value is UNKNOWN:
@@ -455,85 +436,13 @@ class ClaimBook:
             answer,
             claimed,
             actual,
-            self._suggest(state, column),
+            self.suggest(state, column),
             paths_disagree=value is CONFLICT,
         )
-
-    def _name(self, column: int) -> str:
-        return "return address" if column == IP else self.machine.register_names[column]
-
-    def where(self, state: State, column: int) -> str:
-        """Say where the caller's value of a register is."""
-        wanted = CFA if column == SP else entry(column)
-        names = self.machine.register_names
-        places = [names[n] for n, value in enumerate(state.registers) if value is wanted]
-        places += [_frame_place(key) for key, value in state.slots.items() if value is wanted]
-        name = "the return address" if column == IP else f"the caller's {names[column]}"
-        if not places:
-            return f"{name} is nowhere in the frame"
-        return f"{name} is in {' and '.join(places)}"
-
-    def _suggest(self, state: State, column: int) -> str:
-        wanted = entry(column)
-        name = self.machine.register_names[column]
-        if column < 16 and state.registers[column] is wanted:
-            return f".cfi_restore %{name}"
-        for (region, offset), value in state.slots.items():
-            if value is wanted and region is CFA_REGION:
-                return f".cfi_offset %{name}, {offset}"
-        for number, value in enumerate(state.registers):
-            if value is wanted:
-                return f".cfi_register %{name}, %{self.machine.register_names[number]}"
-        return f".cfi_undefined %{name}"
-
-    def describe_cfa(self, rule: CfaRule | None) -> str:
-        """Put a CFA rule in words, such as ``rsp+16``."""
-        if isinstance(rule, CfaRegister):
-            return f"{self.machine.dwarf_name(rule.dwarf_register)}{rule.offset_bytes:+d}"
-        if isinstance(rule, CfaExpression):
-            return f"[{expression_text(rule.code, self.machine)}]"
-        return "nothing"
-
-    def describe_rule(self, rule: Rule | None) -> str:
-        """Put a register rule in words, such as ``saved at CFA-16``."""
-        if isinstance(rule, Offset):
-            return f"saved at CFA{rule.offset_bytes:+d}"
-        if isinstance(rule, ValOffset):
-            return f"equal to CFA{rule.offset_bytes:+d}"
-        if isinstance(rule, RegisterRule):
-            return f"saved in {self.machine.dwarf_name(rule.dwarf_register)}"
-        if isinstance(rule, Expression):
-            return f"saved at [{expression_text(rule.code, self.machine)}]"
-        if isinstance(rule, ValExpression):
-            return f"equal to [{expression_text(rule.code, self.machine)}]"
-        if isinstance(rule, Undefined):
-            return "lost"
-        if isinstance(rule, SameValue) or rule is None:
-            return "unchanged, still in its register"
-        raise AssertionError(rule)
-
-    def describe_value(self, value: Value) -> str:
-        """Put a value in words."""
-        if value is CFA:
-            return "CFA"
-        if isinstance(value, Address):
-            return _frame_place(value)
-        if isinstance(value, Entry):
-            return f"caller's {self._name(value.register)}"
-        if isinstance(value, Constant):
-            return f"{value.number:#x}"
-        return "?" if value in VAGUE else "-"
 
 
 def _is_joined(value: Value) -> bool:
     return isinstance(value, Address) and is_joined(value.region)
-
-
-def _frame_place(place: Address | tuple[object, int]) -> str:
-    region, offset = place if isinstance(place, tuple) else (place.region, place.offset_bytes)
-    if region is CFA_REGION:
-        return f"CFA{offset:+d}"
-    return f"{region}{offset:+d}"
 
 
 def _ip_mask(code: bytes, machine: Machine) -> int:

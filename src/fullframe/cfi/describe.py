@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax, OpKind
 
 from fullframe.cfi.claims import CFA_COLUMN, Answer, Doubt
-from fullframe.cfi.findings import Finding, Severity
+from fullframe.cfi.findings import Doubtful, Finding, FunctionReport, Severity
 from fullframe.cfi.header import check_frame_header, read_frame_header
 from fullframe.track.listing import CALL, CALL_INSIDE, Listing
 from fullframe.x86.registers import IP
 
 if TYPE_CHECKING:
-    from fullframe.cfi.check import FunctionResult, ImageChecker, Run
+    from fullframe.cfi.check import ImageChecker
     from fullframe.cfi.frames import FrameTable
+    from fullframe.cfi.results import FunctionResult, Run
     from fullframe.elf.image import Image
 
 _formatter = Formatter(FormatterSyntax.GAS)
 _formatter.space_after_operand_separator = True
 _NEAR_BRANCHES = frozenset({OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64})
+
+
+def plain_text(bits: int, encoding: bytes, address: int) -> str:
+    """Disassemble one instruction in GNU syntax, wherever it comes from.
+
+    Args:
+        bits: of the machine, 32 or 64.
+        encoding: the instruction's bytes; more may follow.
+        address: of the first.
+    """
+    return str(_formatter.format(Decoder(bits, encoding, DecoderOptions.NONE, address).decode()))
 
 
 def instruction_text(image: Image, encoding: bytes, address: int) -> str:
@@ -43,6 +56,49 @@ def instruction_text(image: Image, encoding: bytes, address: int) -> str:
     if symbol is not None and symbol.address != target:
         name = image.place(target)
     return f"{_formatter.format_mnemonic(instruction)} {name}"
+
+
+def report_of(checker: ImageChecker, result: FunctionResult) -> FunctionReport:
+    """Put a function's result in words.
+
+    Args:
+        checker: of the image.
+        result: the function.
+    """
+    if result.coarse:
+        return _all_proved(result.boundaries)
+    tally = result.tally
+    assumed, cannot_tell = tally[Answer.ASSUMED], tally[Answer.CANNOT_TELL]
+    return FunctionReport(
+        proved=tally[Answer.PROVED],
+        wrong=tally[Answer.WRONG],
+        assumed=assumed,
+        cannot_tell=cannot_tell,
+        findings=tuple(findings_of(checker, result)) if result.has_findings else (),
+        doubtful=tuple(_doubtful(checker, result)) if assumed or cannot_tell else (),
+    )
+
+
+@lru_cache(1 << 14)
+def _all_proved(boundaries: int) -> FunctionReport:
+    """Share the report of functions that have nothing else to report."""
+    return FunctionReport(boundaries, 0, 0, 0)
+
+
+def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:
+    name = checker.image.function_name(result.fde.begin)
+    found: list[Doubtful] = []
+    end = -1
+    for run in result.runs:
+        if run.verdict.answer in (Answer.ASSUMED, Answer.CANNOT_TELL):
+            if found and run.begin == end and found[-1].reason == run.reason:
+                found[-1].boundaries += run.end - run.begin
+            else:
+                address = result.listing.begin + result.listing.starts[run.begin]
+                place = checker.image.place(address)
+                found.append(Doubtful(run.reason, name, place, run.end - run.begin))
+            end = run.end
+    return found
 
 
 def findings_of(checker: ImageChecker, result: FunctionResult) -> list[Finding]:

@@ -17,9 +17,12 @@ from pathlib import Path
 from fullframe.cfi.check import Engine, check_image
 from fullframe.cfi.findings import FileReport
 from fullframe.elf.image import Image
-from fullframe.errors import FullframeError, InputError, Place
+from fullframe.errors import FullframeError, InputError, Place, ToolMissingError
+from fullframe.run.running_vdso import PROCESS_ABIS, RunningVdso, read_running_vdso
 
 _MAGIC = b"\x7fELF"
+#: Larger files are checked by all processes together.
+SMALLEST_SHARED_BYTES = 8 << 20
 _engines: dict[tuple[int, bool], Engine] = {}
 
 
@@ -32,8 +35,13 @@ def engine_for(image: Image) -> Engine:
     return found
 
 
-def check_file(path: str) -> FileReport:
-    """Check one file; an unreadable one gives a report with ``error``."""
+def check_file(path: str, jobs: int = 1) -> FileReport:
+    """Check one file; an unreadable one gives a report with ``error``.
+
+    Args:
+        path: the file.
+        jobs: processes, for a large one.
+    """
     began = time.perf_counter()
     # Checking makes millions of small objects and hardly a cycle: looking for cycles among them
     # would take a third of the time.
@@ -41,7 +49,7 @@ def check_file(path: str) -> FileReport:
     gc.disable()
     try:
         image = Image.open(path)
-        return check_image(image, engine_for(image))
+        return check_image(image, engine_for(image), jobs)
     except FullframeError as error:
         return FileReport(path, seconds=time.perf_counter() - began, error=str(error))
     except RecursionError:
@@ -116,29 +124,43 @@ def check_files(
     order = sorted(paths, key=lambda path: -sizes[path])
     jobs = jobs or len(os.sched_getaffinity(0))
     reports: dict[str, FileReport] = {}
-    if jobs == 1 or len(order) <= 1:
-        for path in order:
-            reports[path] = check_file(path)
-            if progress is not None:
-                progress(reports[path], sizes[path])
-    else:
-        for report in _in_processes(order, min(jobs, len(order))):
-            reports[report.path] = report
-            if progress is not None:
-                progress(report, sizes[report.path])
+    for report in _checked(order, sizes, jobs):
+        reports[report.path] = report
+        if progress is not None:
+            progress(report, sizes[report.path])
     return [reports[path] for path in paths]
 
 
-def _in_processes(paths: Sequence[str], jobs: int) -> Iterator[FileReport]:
+def _checked(order: Sequence[str], sizes: dict[str, int], jobs: int) -> Iterator[FileReport]:
+    """Check files, the large ones one after the other in all processes together."""
+    if jobs == 1:
+        yield from map(check_file, order)
+        return
+    large = [path for path in order if sizes[path] >= SMALLEST_SHARED_BYTES]
+    for path in large:
+        yield from _in_processes([path], 1, jobs)
+    rest = order[len(large) :]
+    if len(rest) == 1:
+        yield check_file(rest[0])
+    elif rest:
+        yield from _in_processes(rest, min(jobs, len(rest)))
+
+
+def _in_processes(paths: Sequence[str], jobs: int, *more: int) -> Iterator[FileReport]:
     """Check files in several processes; yield the reports as they are done.
 
     A killed process (out of memory, as a rule) takes the whole pool with it: what it had not done
     is then checked one file at a time, each in a process of its own, and only the file whose own
     process is killed counts as not read.
+
+    Args:
+        paths: the files.
+        jobs: processes.
+        more: what ``check_file`` is given besides.
     """
     left = dict.fromkeys(paths)
     with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(max_workers=jobs) as pool:
-        futures = {pool.submit(check_file, path): path for path in paths}
+        futures = {pool.submit(check_file, path, *more): path for path in paths}
         for future in as_completed(futures):
             report = _result(future, futures[future])
             del left[futures[future]]
@@ -170,27 +192,32 @@ def _size(path: str) -> int:
         return 0
 
 
-def check_live_vdso() -> FileReport:
-    """Check the vDSO that the running kernel mapped into this process."""
+def check_live_vdsos() -> list[FileReport]:
+    """Check the vDSOs that the running kernel maps into processes of each kind that it runs.
+
+    Returns:
+        The report of the 64-bit one, whatever comes of it, and of the others that there are.
+    """
+    reports = []
+    for abi in PROCESS_ABIS:
+        try:
+            vdso = read_running_vdso(abi)
+        except ToolMissingError as error:
+            if abi == "x86-64":
+                reports.append(FileReport("[vdso]", error=str(error)))
+            continue
+        except FullframeError as error:
+            reports.append(FileReport(RunningVdso(abi, b"").name, error=str(error)))
+            continue
+        reports.append(check_bytes(vdso.data, vdso.name))
+    return reports
+
+
+def check_bytes(data: bytes, name: str) -> FileReport:
+    """Check an image that is in memory; ``name`` is what its report calls it."""
     began = time.perf_counter()
-    name = "[vdso]"
     try:
-        data = _live_vdso()
         image = Image.from_bytes(data, name)
         return check_image(image, engine_for(image))
     except FullframeError as error:
         return FileReport(name, seconds=time.perf_counter() - began, error=str(error))
-
-
-def _live_vdso() -> bytes:
-    maps = Path("/proc/self/maps")
-    try:
-        for line in maps.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.endswith("[vdso]"):
-                begin, _, end = line.split()[0].partition("-")
-                with Path("/proc/self/mem").open("rb") as memory:
-                    memory.seek(int(begin, 16))
-                    return memory.read(int(end, 16) - int(begin, 16))
-    except OSError as error:
-        raise InputError(Place("[vdso]"), f"cannot be read: {error}") from None
-    raise InputError(Place(str(maps)), "no [vdso]", "a kernel that maps one into every process")

@@ -77,6 +77,18 @@ class Doubtful:
     boundaries: int
 
 
+@dataclass(frozen=True, slots=True)
+class FunctionReport:
+    """What checking one function gave, in the terms of :class:`FileReport`."""
+
+    proved: int
+    wrong: int
+    assumed: int
+    cannot_tell: int
+    findings: tuple[Finding, ...] = ()
+    doubtful: tuple[Doubtful, ...] = ()
+
+
 @dataclass(slots=True)
 class FileReport:
     """What checking one file gave.
@@ -109,3 +121,16 @@ class FileReport:
     error: str | None = None
     findings: list[Finding] = field(default_factory=list)
     doubtful: list[Doubtful] = field(default_factory=list)
+
+    def add(self, function: FunctionReport) -> None:
+        """Count a function in."""
+        self.functions += 1
+        self.proved += function.proved
+        self.wrong += function.wrong
+        self.assumed += function.assumed
+        self.cannot_tell += function.cannot_tell
+        self.boundaries += (
+            function.proved + function.wrong + function.assumed + function.cannot_tell
+        )
+        self.findings += function.findings
+        self.doubtful += function.doubtful

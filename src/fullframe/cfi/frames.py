@@ -154,12 +154,23 @@ class Fde:
         """Where the instructions start in the section, in bytes."""
         return self._first
 
+    @property
+    def begins_as_cie(self) -> bool:
+        """Whether the first row is the CIE's initial one, as far as one byte tells.
+
+        (``DW_CFA_advance_loc`` comes before any other instruction.)
+        """
+        return self._first < self._last and 0x40 < self._table.data[self._first] < 0x80
+
     def program(self) -> Program:
         """Interpret the instructions; mostly one object for all FDEs with the same bytes."""
         table = self._table
-        return self.cie.interpreter.run(
-            table.data[self._first : self._last], Position(self.begin, table.address + self._first)
-        )
+        code = table.data[self._first : self._last]
+        interpreter = self.cie.interpreter
+        known = interpreter.known.get(code)
+        if known is not None:
+            return known
+        return interpreter.run(code, Position(self.begin, table.address + self._first))
 
     def relative_rows(self) -> tuple[RelativeRow, ...]:
         """Return (address relative to :attr:`begin`, CFA rule, register rules, args_size).

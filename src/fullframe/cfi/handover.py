@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from iced_x86 import ConditionCode, Decoder, FlowControl
 
-from fullframe.cfi.claims import Answer, ClaimBook
-from fullframe.cfi.context import ClaimRows, ImageCode, is_like_entry
+from fullframe.cfi.claims import Answer, ClaimBook, ClaimRows
+from fullframe.cfi.entries import holds_at_entry, is_like_entry
 from fullframe.cfi.frames import Fde
+from fullframe.cfi.image_code import ImageCode
 from fullframe.track.state import Slots, State, StateSpace
 from fullframe.track.values import (
     CFA_REGION,
@@ -24,8 +25,10 @@ from fullframe.track.values import (
     Address,
     Entry,
     Value,
+    address,
+    entry,
 )
-from fullframe.x86.registers import BP, SP
+from fullframe.x86.registers import BP, IP, SP
 
 #: How far behind a bound check the jump through the table is looked for.
 _BOUND_CHECK_BYTES = 64
@@ -190,18 +193,34 @@ class Handover:
         receiver = self._code.covering(target)
         if receiver is None or receiver is source:
             return None
+        if self._is_tail_call(receiver, target, state):
+            return None
         if target != receiver.begin:
             return receiver
         if is_like_entry(self._space.machine.callee_saved, state):
             return None
         rows = rows_of(receiver)
-        if rows and not rows[0][1].reads_ip:
-            verdict = self._book.judge(
-                self._space, self._space.function_entry(), rows[0][1], target
-            )
-            if verdict.answer is Answer.PROVED:
-                return None  # a function of its own: jumping there is a tail call
+        if (
+            rows
+            and not rows[0][1].reads_ip
+            and holds_at_entry(self._book, self._space, rows[0][1], target)
+        ):
+            return None  # a function of its own: jumping there is a tail call
         return receiver
+
+    def _is_tail_call(self, receiver: Fde, target: int, state: State) -> bool:
+        """Return whether a jump enters a PLT stub as a call would.
+
+        All stubs share an FDE, and each is followed from the state at entry anyway: nothing is
+        gained by handing over, thousands of times, what is known there.
+        """
+        machine = self._space.machine
+        return (
+            is_like_entry(machine.callee_saved, state)
+            and state.slots.get((CFA_REGION, -machine.word_bytes)) is entry(IP)
+            and state.registers[SP] is address(CFA_REGION, -machine.word_bytes)
+            and self._code.is_seeded_stub(receiver, target)
+        )
 
 
 def is_switch(bits: int, code: bytes) -> bool:

@@ -127,6 +127,9 @@ class Interpreter:
         pointer_encoding: of ``DW_CFA_set_loc``'s operand.
         initial: instructions of the CIE.
         pool: bounds what is kept, together with the interpreters of other CIEs.
+
+    Attributes:
+        known: programs that are kept, by their instructions.
     """
 
     def __init__(
@@ -149,7 +152,7 @@ class Interpreter:
         self._initial_registers: dict[int, Rule] = {}
         self._cfas: dict[int, dict[int, CfaRegister]] = {}
         self._rules_left = 0
-        self._programs: dict[bytes, Program] = {}
+        self.known: dict[bytes, Program] = {}
         self._nodes: dict[frozenset[tuple[int, Rule]], _Node] = {}
         self._root: _Node = ({}, {})
         self.initial = self._interpret(initial, None)[0]
@@ -174,25 +177,25 @@ class Interpreter:
         Returns:
             The rows; the same object for the same bytes, mostly.
         """
-        program = self._programs.get(code)
+        program = self.known.get(code)
         if program is not None:
             return program
         program, depends_on_position = self._interpret(code, position)
         if not depends_on_position:
             self._pool.charge(self, 2 * len(program.rows))
-            self._programs[code] = program
+            self.known[code] = program
         return program
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is kept for reuse."""
-        return not self._programs and not self._nodes
+        return not self.known and not self._nodes
 
     def forget(self) -> None:
         """Drop what is kept for reuse."""
         self._root = (self._initial_registers, {})
         self._nodes.clear()
-        self._programs.clear()
+        self.known.clear()
 
     def _cfa(self, register: int, offset_bytes: int) -> CfaRegister:
         by_offset = self._cfas.setdefault(register, {})

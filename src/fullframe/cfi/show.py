@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-from fullframe.cfi.check import FunctionResult, ImageChecker, Run
+from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.describe import instruction_text
 from fullframe.cfi.files import engine_for
+from fullframe.cfi.results import FunctionResult, Run
+from fullframe.cfi.shares import Groups
 from fullframe.elf.image import Image
 from fullframe.errors import InputError, Place
 from fullframe.track.state import State
 from fullframe.track.values import CFA, CFA_REGION, Address, entry
 from fullframe.x86.registers import IP
+
+#: Functions that jump into each other and are followed for one of them.
+_MOST_CONNECTED = 256
+#: Code of a file of which all is followed where nothing else leads into a part of a function.
+_MOST_WHOLE_BYTES = 1 << 21
+_SHORT_JUMP_BYTES = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,8 @@ class ShownFunction:
         begin: address of its first byte.
         end: address after its last.
         place: both in the file's own terms.
-        instructions: of the function.
+        instructions: ascending.
+        left_out: what was not followed although it may lead into the function, or "".
     """
 
     name: str
@@ -60,6 +70,7 @@ class ShownFunction:
     end: int
     place: str
     instructions: tuple[ShownInstruction, ...]
+    left_out: str = ""
 
 
 _ANSWERS = {
@@ -89,10 +100,57 @@ def show_functions(path: str, function: str | None) -> Iterator[ShownFunction]:
             "an .eh_frame or .debug_frame section",
             "link without stripping it, or build with -fasynchronous-unwind-tables",
         )
-    wanted = None if function is None else _find(checker, function)
-    for result in checker.results():
-        if wanted is None or result.fde.begin == wanted:
+    if function is None:
+        for result in checker.results():
             yield _shown(checker, result)
+        return
+    found, left_out = _follow_alone(checker, _find(checker, function))
+    if found is not None:
+        yield _shown(checker, found, left_out)
+
+
+def _follow_alone(checker: ImageChecker, wanted: int) -> tuple[FunctionResult | None, str]:
+    """Follow a function, and no more of the file than leads into it.
+
+    Args:
+        checker: of the file.
+        wanted: where the function begins.
+
+    Returns:
+        Its result (None where its bytes are missing), and what was left out, or "".
+    """
+    groups = Groups(checker)
+    share = groups.connected([(wanted, wanted)]) | _neighbours(checker, wanted)
+    left_out = ""
+    if len(share) > _MOST_CONNECTED:
+        left_out = f"{len(share)} functions that jump into each other with this one"
+        share = frozenset([wanted, *islice(groups.jumping_into(wanted), _MOST_CONNECTED)])
+    while True:
+        checker.crossings = []
+        results = checker.check(lambda result: result, share)
+        more = groups.connected(checker.crossings) - share
+        if not more:
+            break
+        if len(share | more) > _MOST_CONNECTED:
+            left_out = f"{len(more)} functions that these jump into"
+            break
+        share |= more
+    result = results.get(wanted)
+    if result is None or wanted not in checker.parts or checker.handover.at(result.fde):
+        return result, left_out
+    # Nothing is seen to lead into this part of a function; a jump by a table may.
+    if sum(fde.end - fde.begin for fde in checker.fdes) > _MOST_WHOLE_BYTES:
+        return result, left_out or "functions that may jump into this one through a table"
+    return checker.check(lambda result: result).get(wanted), ""
+
+
+def _neighbours(checker: ImageChecker, wanted: int) -> frozenset[int]:
+    """Return where the FDEs begin that a short jump can come from."""
+    return frozenset(
+        fde.begin
+        for fde in checker.fdes
+        if fde.begin - _SHORT_JUMP_BYTES <= wanted <= fde.end + _SHORT_JUMP_BYTES
+    )
 
 
 def _find(checker: ImageChecker, function: str) -> int:
@@ -123,7 +181,7 @@ def _find(checker: ImageChecker, function: str) -> int:
     )
 
 
-def _shown(checker: ImageChecker, result: FunctionResult) -> ShownFunction:
+def _shown(checker: ImageChecker, result: FunctionResult, left_out: str = "") -> ShownFunction:
     image, listing = checker.image, result.listing
     code = checker.code.code_of(result.fde)
     by_index: dict[int, Run] = {}
@@ -148,7 +206,8 @@ def _shown(checker: ImageChecker, result: FunctionResult) -> ShownFunction:
         )
     begin, end = listing.begin, listing.end
     place = f"{image.place(begin)} to {image.place(end)}"
-    return ShownFunction(image.function_name(begin), begin, end, place, tuple(shown))
+    name = image.function_name(begin)
+    return ShownFunction(name, begin, end, place, tuple(shown), left_out)
 
 
 def _instruction(

@@ -17,6 +17,8 @@ from fullframe.cfi.premises import SIGNAL_FRAMES
 from fullframe.track.listing import is_filler
 from fullframe.x86.registers import Machine
 
+_SYSCALL = b"\x0f\x05"
+_INT_80 = b"\xcd\x80"
 _ACCUMULATOR = (Register.EAX, Register.RAX)
 
 
@@ -45,6 +47,8 @@ def find_trampoline(machine: Machine, body: bytes, *, believed: bool) -> Trampol
     Returns:
         The trampoline, or None.
     """
+    if not believed and _SYSCALL not in body and _INT_80 not in body:
+        return None
     # What stands at the begin may be the end of other code: a trampoline at the very begin is
     # looked for first, and only a nop is skipped as filling.
     leads: tuple[int, ...] = (1, 0) if body[:1] == b"\x90" else (0, 1)

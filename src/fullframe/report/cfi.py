@@ -38,24 +38,26 @@ def check_json(reports: Iterable[FileReport], findings: Iterable[Finding]) -> di
             }
             for report in reports
         ],
-        "findings": [
-            {
-                "code": finding.code,
-                "severity": finding.severity.value,
-                "path": finding.path,
-                "function": finding.function,
-                "address": finding.address,
-                "end_address": finding.end_address,
-                "place": finding.place,
-                "source": finding.source,
-                "instruction": finding.instruction,
-                "claimed": finding.claimed,
-                "actual": finding.actual,
-                "message": finding.message,
-                "suggestion": finding.suggestion,
-            }
-            for finding in findings
-        ],
+        "findings": [finding_json(finding) for finding in findings],
+    }
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """Return the object of one finding."""
+    return {
+        "code": finding.code,
+        "severity": finding.severity.value,
+        "path": finding.path,
+        "function": finding.function,
+        "address": finding.address,
+        "end_address": finding.end_address,
+        "place": finding.place,
+        "source": finding.source,
+        "instruction": finding.instruction,
+        "claimed": finding.claimed,
+        "actual": finding.actual,
+        "message": finding.message,
+        "suggestion": finding.suggestion,
     }
 
 

@@ -29,6 +29,8 @@ def write_shown(out: TextIO, function: ShownFunction) -> None:
     """
     out.write(f"{function.name}  {function.place}\n")
     out.write("  (! wrong, ~ assumed, ? cannot tell, . padding; unmarked lines are proved)\n")
+    if function.left_out:
+        out.write(f"  (not followed: {function.left_out})\n")
     width = max([11, *(len(one.text) for one in function.instructions)])
     width = min(width, 48)
     place_width = max([7, *(len(one.place) for one in function.instructions)])

@@ -8,8 +8,10 @@ What others build on, and nothing else:
 * :class:`~fullframe.track.classify.Classifier`: instructions to effects on states;
 * :func:`~fullframe.track.listing.decode`: a code range to its boundaries and events;
 * :class:`~fullframe.track.flow.Follower`: the state at every boundary of a listing, by a
-  worklist, whatever the control flow; :class:`~fullframe.track.straight.StraightFollower`: the
-  same for the common case, in passes over the code that also decode it;
+  worklist, whatever the control flow;
+* :class:`~fullframe.track.streams.StreamReader` and
+  :class:`~fullframe.track.straight.StraightFollower`: the same for the common case, many ranges
+  decoded together and each followed in one pass;
 * :class:`~fullframe.track.flow.Surroundings`: what a client tells of callees, jump tables and
   landing pads; :class:`~fullframe.track.calls.Callees` and
   :class:`~fullframe.track.jump_tables.TableReader` find most of it.
@@ -24,6 +26,7 @@ from fullframe.track.jump_tables import TableReader
 from fullframe.track.listing import Listing, decode
 from fullframe.track.state import State, StateSpace
 from fullframe.track.straight import StraightFlow, StraightFollower, StraightSurroundings
+from fullframe.track.streams import Stream, StreamReader
 from fullframe.track.values import (
     CFA,
     CFA_REGION,
@@ -57,6 +60,8 @@ __all__ = [
     "StraightFlow",
     "StraightFollower",
     "StraightSurroundings",
+    "Stream",
+    "StreamReader",
     "Surroundings",
     "TableReader",
     "Value",

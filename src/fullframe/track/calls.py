@@ -17,7 +17,7 @@ from iced_x86 import (
     Register,
 )
 
-from fullframe.track.classify import _HARDWARE, WRITES, Classifier
+from fullframe.track.classify import FAST_CALL_WRITES, WRITES, Classifier
 from fullframe.track.listing import (
     BRANCH,
     CALL,
@@ -28,7 +28,7 @@ from fullframe.track.listing import (
     Listing,
     decode,
 )
-from fullframe.x86.registers import AX, CX, R11
+from fullframe.track.operands import HARDWARE
 
 _DIRECT: Final = frozenset(
     {FlowControl.CALL, FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH}
@@ -140,6 +140,8 @@ NEVER_RETURN_PREFIXES: Final = (
 
 #: Longer functions are not looked through for what they do to their callers.
 _LARGEST_CALLEE_BYTES: Final = 1 << 16
+#: Instructions looked at for a short way through a callee.
+_MOST_LOOKED_AT: Final = 64
 #: Bytes of callees looked through for an image of unknown size.
 _MOST_BYTES: Final = 1 << 23
 
@@ -212,6 +214,8 @@ class Callees:
         if found is None:
             return False
         begin, code = found
+        if returns_without_calls(self._classifier.space.machine.bits, code, begin):
+            return False
         listing = decode(self._classifier, code, begin)
         return not can_leave(
             listing,
@@ -270,9 +274,8 @@ class Callees:
         begin, code = found
         end = begin + len(code)
         written: set[int] = set()
-        for instruction in Decoder(
-            self._classifier.space.machine.bits, code, DecoderOptions.NONE, begin
-        ):
+        bits = self._classifier.space.machine.bits
+        for instruction in Decoder(bits, code, DecoderOptions.NONE, begin):
             if instruction.is_invalid:
                 return None
             flow = instruction.flow_control
@@ -280,7 +283,7 @@ class Callees:
                 return None
             if flow in _DIRECT:
                 if instruction.mnemonic in (Mnemonic.SYSCALL, Mnemonic.SYSENTER):
-                    written.update((AX, CX, R11))
+                    written.update(FAST_CALL_WRITES[bits, instruction.mnemonic])
                     continue
                 there = instruction.near_branch_target
                 if begin <= there < end and flow != FlowControl.CALL:
@@ -291,8 +294,8 @@ class Callees:
                 written |= inner
                 continue
             for used in self._factory.info(instruction).used_registers():
-                if used.access in WRITES and used.register in _HARDWARE:
-                    written.add(_HARDWARE[used.register])
+                if used.access in WRITES and used.register in HARDWARE:
+                    written.add(HARDWARE[used.register])
         return frozenset(written)
 
     def clobbered(self, target: int) -> tuple[int, ...]:
@@ -314,10 +317,10 @@ class Callees:
             and body[0].mnemonic == Mnemonic.MOV
             and body[0].memory_base in (Register.ESP, Register.RSP)
             and body[0].memory_displacement == 0
-            and body[0].op0_register in _HARDWARE
+            and body[0].op0_register in HARDWARE
             and body[1].mnemonic == Mnemonic.RET
         ):
-            return (_HARDWARE[body[0].op0_register],)
+            return (HARDWARE[body[0].op0_register],)
         return ()
 
 
@@ -325,6 +328,44 @@ def is_known_never_to_return(name: str) -> bool:
     """Return whether a function of that (mangled) name never returns."""
     bare = name.split("@", 1)[0]
     return bare in NEVER_RETURN or bare.startswith(NEVER_RETURN_PREFIXES)
+
+
+def returns_without_calls(bits: int, code: bytes, begin: int) -> bool:
+    """Return whether a short path through a function reaches ``ret`` and calls nothing.
+
+    That is what :func:`can_leave` finds as well, after decoding the whole function.
+
+    Args:
+        bits: of the machine, 64 or 32.
+        code: from the function's first byte to its last.
+        begin: address of the first.
+    """
+    decoder = Decoder(bits, code, DecoderOptions.NONE, begin)
+    paths, seen = [0], set()
+    budget = _MOST_LOOKED_AT
+    while paths:
+        offset = paths.pop()
+        if offset in seen or not 0 <= offset < len(code):
+            continue
+        seen.add(offset)
+        decoder.position = offset
+        decoder.ip = begin + offset
+        for instruction in decoder:
+            budget -= 1
+            if budget < 0 or instruction.is_invalid:
+                return False
+            flow = instruction.flow_control
+            if flow == FlowControl.NEXT:
+                continue
+            if flow == FlowControl.RETURN:
+                return instruction.mnemonic == Mnemonic.RET
+            if flow == FlowControl.CONDITIONAL_BRANCH:
+                paths.append(instruction.near_branch_target - begin)
+                continue
+            if flow == FlowControl.UNCONDITIONAL_BRANCH:
+                paths.append(instruction.near_branch_target - begin)
+            break
+    return False
 
 
 def can_leave(

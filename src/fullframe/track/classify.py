@@ -9,7 +9,9 @@ instruction that is not modelled clobbers what iced-x86 says it writes.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from iced_x86 import (
@@ -19,6 +21,7 @@ from iced_x86 import (
     InstructionInfoFactory,
     Mnemonic,
     OpAccess,
+    OpCodeOperandKind,
     OpKind,
     Register,
     RegisterExt,
@@ -26,19 +29,11 @@ from iced_x86 import (
 
 from fullframe.track import effects as fx
 from fullframe.track.effects import Apply, Effect, Memory
+from fullframe.track.handlers import HANDLERS
+from fullframe.track.operands import HARDWARE, IMMEDIATES, SIZE_BYTES, VECTOR
 from fullframe.track.state import StateSpace
-from fullframe.track.values import OTHER, constant
+from fullframe.track.values import UNKNOWN
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, R11, SI, SP
-
-_HARDWARE: Final[dict[int, int]] = {}
-_SIZE: Final[dict[int, int]] = {}
-_VECTOR: Final[dict[int, int]] = {}
-for _register in (getattr(Register, name) for name in dir(Register) if name.isupper()):
-    if RegisterExt.is_gpr(_register):
-        _HARDWARE[_register] = RegisterExt.number(RegisterExt.full_register(_register))
-        _SIZE[_register] = RegisterExt.size(_register)
-    elif RegisterExt.is_vector_register(_register):
-        _VECTOR[_register] = RegisterExt.number(_register)
 
 #: What a code needs: nothing, a look at what operand 0 is, or a full look.
 DISMISSED: Final = 0
@@ -55,8 +50,27 @@ WRITES = frozenset(
     {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 )
 _MOST_ENCODINGS = 1 << 17
+_MOST_EFFECTS = 1 << 16
 _CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
 _REGISTERS: Final = 256
+
+
+#: Registers that a system call by an instruction of its own changes, by word size. SYSCALL: the
+#: way back in rcx, the flags in r11. 32-bit code: ecx, and edx where SYSEXIT needs it; ebp brings
+#: an argument or the stack pointer, and which value of it comes back depends on the kernel
+#: (arch/x86/entry/entry_64_compat.S).
+FAST_CALL_WRITES: Final = {
+    (64, Mnemonic.SYSCALL): (AX, CX, R11),
+    (64, Mnemonic.SYSENTER): (AX, CX, R11),
+    (32, Mnemonic.SYSCALL): (AX, CX, BP),
+    (32, Mnemonic.SYSENTER): (AX, CX, DX, BP),
+}
+
+
+def _fast_call(bits: int, written: tuple[int, ...]) -> fx.Apply:
+    if bits == 64:
+        return fx.clobber(written)
+    return fx.sequence((fx.clobber(written), fx.set_register(BP, UNKNOWN)))
 
 
 class Classifier:
@@ -76,17 +90,17 @@ class Classifier:
         self.space = space
         machine = space.machine
         self.word_bytes = machine.word_bytes
-        self.relevance: list[int] = [UNSEEN] * _CODES
+        self.relevance = array("b", [UNSEEN]) * _CODES
         self.by_encoding: dict[bytes, Effect | None] = {}
-        self.tracked_register = [False] * _REGISTERS
-        self.tracked_base = [False] * _REGISTERS
+        self.tracked_register = bytearray(_REGISTERS)
+        self.tracked_base = bytearray(_REGISTERS)
         tracked = range(16) if space.precise else (*machine.callee_saved, SP)
         bases = range(16) if space.precise else (SP, BP)
-        for iced, hardware in _HARDWARE.items():
+        for iced, hardware in HARDWARE.items():
             self.tracked_register[iced] = hardware in tracked
             self.tracked_base[iced] = hardware in bases
         if space.precise:
-            for iced in _VECTOR:
+            for iced in VECTOR:
                 self.tracked_register[iced] = True
         self._factory = InstructionInfoFactory()
         self._interned: dict[object, Effect] = {}
@@ -99,6 +113,11 @@ class Classifier:
         self.call_inside = self.intern(("call inside",), lambda: fx.call_as_push(self.word_bytes))
         kernel = (AX, CX, R11) if machine.bits == 64 else (AX,)
         self.system_call = self.intern(("system call",), lambda: fx.clobber(kernel))
+        self._fast_calls: dict[int, Effect] = {
+            mnemonic: self.intern(("fast call", written), partial(_fast_call, bits, written))
+            for (bits, mnemonic), written in FAST_CALL_WRITES.items()
+            if bits == machine.bits
+        }
 
     def intern(self, key: tuple[object, ...], make: Callable[[], Apply]) -> Effect:
         """Return the one effect of that key, making it on first use."""
@@ -106,6 +125,19 @@ class Classifier:
         if found is None:
             found = self._interned[key] = Effect(" ".join(map(str, key)), make())
         return found
+
+    def trim(self) -> None:
+        """Keep memory bounded; between functions only."""
+        if len(self._interned) > _MOST_EFFECTS:
+            # States remember what followed them by effect: they go as well.
+            self._interned.clear()
+            self.by_encoding.clear()
+            self.space.forget()
+        self.space.trim()
+
+    def system_call_by(self, mnemonic: int) -> Effect:
+        """Return the effect of a system call by ``syscall``, ``sysenter`` or ``int``."""
+        return self._fast_calls.get(mnemonic, self.system_call)
 
     def call_that_pops(self, popped_bytes: int) -> Effect:
         """A call whose callee takes ``popped_bytes`` of arguments off the stack."""
@@ -176,6 +208,8 @@ class Classifier:
                 return FULL_LOOK
         if level == DISMISSED and any(m.access in WRITES for m in info.used_memory()):
             return FULL_LOOK
+        if not self.space.precise and instruction.op_code().op0_kind in _VECTORS_ONLY:
+            return DISMISSED
         return level
 
     # -- the full look -----------------------------------------------------------------------
@@ -196,7 +230,7 @@ class Classifier:
         return effect
 
     def _look(self, i: Instruction) -> Effect | None:
-        handler = _HANDLERS.get(i.mnemonic)
+        handler = HANDLERS.get(i.mnemonic)
         if handler is not None:
             key_and_make = handler(self, i)
             if key_and_make is not None:
@@ -211,13 +245,13 @@ class Classifier:
     ) -> tuple[tuple[object, ...], Callable[[], Apply]]:
         """Add, to what a 32-bit instruction of x32 does, that its targets' upper halves go."""
         narrow = [
-            i.op_kind(operand) == OpKind.REGISTER and _SIZE.get(i.op_register(operand)) == 4
+            i.op_kind(operand) == OpKind.REGISTER and SIZE_BYTES.get(i.op_register(operand)) == 4
             for operand in range(i.op_count)
         ]
-        if i.mnemonic == Mnemonic.LEA and _SIZE.get(i.memory_base) == 4:
+        if i.mnemonic == Mnemonic.LEA and SIZE_BYTES.get(i.memory_base) == 4:
             narrow[0] = True
         registers = tuple(
-            _HARDWARE[i.op_register(operand)]
+            HARDWARE[i.op_register(operand)]
             for operand in ((0, 1) if i.mnemonic == Mnemonic.XCHG else (0,))
             if operand < len(narrow) and narrow[operand]
         )
@@ -234,10 +268,10 @@ class Classifier:
         registers, vectors, parts = set(), set(), []
         for used in info.used_registers():
             if used.access in WRITES and self.tracked_register[used.register]:
-                if used.register in _VECTOR:
-                    vectors.add(_VECTOR[used.register])
+                if used.register in VECTOR:
+                    vectors.add(VECTOR[used.register])
                 else:
-                    registers.add(_HARDWARE[used.register])
+                    registers.add(HARDWARE[used.register])
         key: list[object] = ["clobber", *sorted(registers)]
         if i.is_stack_instruction:
             delta = i.stack_pointer_increment
@@ -284,17 +318,17 @@ class Classifier:
 
     def _memory_operand(self, i: Instruction) -> Memory:
         base = i.memory_base
-        if i.segment_prefix in (Register.FS, Register.GS) or base not in _HARDWARE:
+        if i.segment_prefix in (Register.FS, Register.GS) or base not in HARDWARE:
             return (None, 0, False)
-        if _SIZE[base] != self.word_bytes and not self.space.narrow_pointers:
+        if SIZE_BYTES[base] != self.word_bytes and not self.space.narrow_pointers:
             return (None, 0, False)  # an address cut to 32 bits is nowhere near the stack
         indexed = i.memory_index != Register.NONE
-        return (_HARDWARE[base], self._displacement(i), indexed)
+        return (HARDWARE[base], self._displacement(i), indexed)
 
     def _displacement(self, i: Instruction) -> int:
         value: int = i.memory_displacement
         # x32 code addresses the stack through 32-bit registers, which cut the displacement.
-        bits = 8 * _SIZE[i.memory_base]
+        bits = 8 * SIZE_BYTES[i.memory_base]
         return value - (1 << bits) if value >> (bits - 1) else value
 
     def whole_register(self, i: Instruction, operand: int) -> int | None:
@@ -305,14 +339,14 @@ class Classifier:
         if i.op_kind(operand) != OpKind.REGISTER:
             return None
         register = i.op_register(operand)
-        size = _SIZE.get(register)
+        size = SIZE_BYTES.get(register)
         if size == self.word_bytes or (self.space.narrow_pointers and size == 4):
-            return _HARDWARE[register]
+            return HARDWARE[register]
         return None
 
     def _immediate(self, i: Instruction, operand: int) -> int | None:
         kind = i.op_kind(operand)
-        if kind in _IMMEDIATES:
+        if kind in IMMEDIATES:
             value: int = i.immediate(operand)
             bits = self.space.machine.bits
             value &= (1 << bits) - 1
@@ -320,242 +354,16 @@ class Classifier:
         return None
 
 
-Made = tuple[tuple[object, ...], Callable[[], Apply] | None] | None
-Handler = Callable[["Classifier", Instruction], Made]
-_NOTHING: Final[Made] = (("nothing",), None)
-_IMMEDIATES = frozenset(
+#: Kinds of operand 0 that can be nothing else than a vector register.
+_VECTORS_ONLY = frozenset(
     {
-        OpKind.IMMEDIATE8,
-        OpKind.IMMEDIATE16,
-        OpKind.IMMEDIATE32,
-        OpKind.IMMEDIATE64,
-        OpKind.IMMEDIATE8TO16,
-        OpKind.IMMEDIATE8TO32,
-        OpKind.IMMEDIATE8TO64,
-        OpKind.IMMEDIATE32TO64,
+        OpCodeOperandKind.XMM_REG,
+        OpCodeOperandKind.XMM_VVVV,
+        OpCodeOperandKind.YMM_REG,
+        OpCodeOperandKind.ZMM_REG,
+        OpCodeOperandKind.MM_REG,
     }
 )
-
-
-def _made(key: tuple[object, ...], apply: Apply) -> Made:
-    return key, lambda: apply
-
-
-def _mov(c: Classifier, i: Instruction) -> Made:
-    target, source = c.whole_register(i, 0), c.whole_register(i, 1)
-    if target is not None:
-        if source is not None:
-            return _made(("copy", target, source), fx.copy(target, source))
-        if i.op1_kind == OpKind.MEMORY:
-            place = c._memory_operand(i)
-            if place[0] is not None:
-                if c._memory_size(i) < c.word_bytes:
-                    return _made(("load half", target, place), fx.load_half(target, place))
-                return _made(("load", target, place), fx.load(target, place))
-            return None
-        number = c._immediate(i, 1)
-        if number is not None:
-            value = constant(number & ((1 << c.space.machine.bits) - 1))
-            return _made(("set", target, number), fx.set_register(target, value))
-        return None
-    if i.op0_kind == OpKind.REGISTER and _SIZE.get(i.op0_register) == 4 and c.word_bytes == 8:
-        number = c._immediate(i, 1)
-        if number is not None:  # a 32-bit move zero-extends
-            hardware = _HARDWARE[i.op0_register]
-            value = constant(number & 0xFFFFFFFF)
-            return _made(("set", hardware, value), fx.set_register(hardware, value))
-        return None
-    if i.op0_kind == OpKind.MEMORY:
-        place = c._memory_operand(i)
-        if place[0] is None:
-            return _NOTHING
-        if place[2]:
-            if source is None or not c.space.precise:
-                return _NOTHING
-            return _made(("store indexed", place[0], source), fx.store_indexed(place[0], source))
-        size = c._memory_size(i)
-        return _made(("store", place, source, size), fx.store(place, source, size))
-    return None
-
-
-def _lea(c: Classifier, i: Instruction) -> Made:
-    target = c.whole_register(i, 0)
-    if target is None or i.memory_base not in _HARDWARE:
-        return None
-    base, displacement, indexed = c._memory_operand(i)
-    if base is None:
-        return None
-    if indexed:
-        index, scale = _HARDWARE.get(i.memory_index), i.memory_index_scale
-        if index is None:
-            return None
-        return _made(
-            ("lea", target, base, index, scale, displacement),
-            fx.load_sum(target, base, index, scale, displacement),
-        )
-    place = (base, displacement, False)
-    return _made(("lea", target, place), fx.load_address(target, place))
-
-
-def _push(c: Classifier, i: Instruction) -> Made:
-    size = -i.stack_pointer_increment
-    if i.op_count and i.op0_kind == OpKind.REGISTER and _SIZE.get(i.op0_register) == c.word_bytes:
-        register = _HARDWARE[i.op0_register]
-        return _made(("push", register, size), fx.push(register, size))
-    if i.op_count and i.op0_kind == OpKind.MEMORY:
-        place = c._memory_operand(i)
-        if place[0] is not None and not place[2] and size == c.word_bytes:
-            return _made(("push", place, size), fx.push_memory(place, size))
-    return _made(("push", None, size), fx.push(None, size))
-
-
-def _pop(c: Classifier, i: Instruction) -> Made:
-    size = i.stack_pointer_increment
-    if i.op_count and i.op0_kind == OpKind.REGISTER and i.op0_register in _HARDWARE:
-        register = _HARDWARE[i.op0_register]
-        if size == c.word_bytes:
-            return _made(("pop", register, size), fx.pop(register, size))
-        return _made(
-            ("pop part", register, size),
-            fx.sequence((fx.pop(None, size), fx.set_register(register, OTHER))),
-        )
-    if i.op_count and i.op0_kind == OpKind.MEMORY:
-        place = c._memory_operand(i)
-        return _made(("pop", place, size), fx.pop_memory(place, size))
-    return _made(("pop", None, size), fx.pop(None, size))
-
-
-def _pusha(c: Classifier, i: Instruction) -> Made:
-    if i.mnemonic != Mnemonic.PUSHAD:
-        return None
-    return _made(("pusha",), fx.push_all(4))
-
-
-def _popa(c: Classifier, i: Instruction) -> Made:
-    if i.mnemonic != Mnemonic.POPAD:
-        return None
-    order = (DI, SI, BP, None, BX, DX, CX, AX)  # not the stack pointer (SDM, POPA/POPAD)
-    return _made(("popa",), fx.sequence(tuple(fx.pop(target, 4) for target in order)))
-
-
-def _add_or_sub(sign: int) -> Handler:
-    def handler(c: Classifier, i: Instruction) -> Made:
-        target = c.whole_register(i, 0)
-        if target is None:
-            return None
-        number = c._immediate(i, 1)
-        if number is not None:
-            return _made(("add", target, sign * number), fx.add(target, sign * number))
-        source = c.whole_register(i, 1)
-        if source is not None and source != target:
-            return _made(
-                ("add register", target, source, sign), fx.add_register(target, source, sign)
-            )
-        if c.space.precise or target == SP:  # a distance from memory: alloca
-            return _made(("add something", target), fx.add_something(target))
-        return None
-
-    return handler
-
-
-def _increment(delta: int) -> Handler:
-    def handler(c: Classifier, i: Instruction) -> Made:
-        target = c.whole_register(i, 0)
-        return None if target is None else _made(("add", target, delta), fx.add(target, delta))
-
-    return handler
-
-
-def _and(c: Classifier, i: Instruction) -> Made:
-    target, mask = c.whole_register(i, 0), c._immediate(i, 1)
-    if target is None or mask is None:
-        return None
-    return _made(("align", target, mask), fx.align(target, mask))
-
-
-def _xchg(c: Classifier, i: Instruction) -> Made:
-    one, other = c.whole_register(i, 0), c.whole_register(i, 1)
-    if one is not None and other is not None:
-        return _made(("xchg", one, other), fx.exchange(one, other))
-    if i.op0_kind == OpKind.MEMORY and other is not None:
-        place = c._memory_operand(i)
-        if place[0] is not None and not place[2]:
-            apply = fx.exchange_memory(other, place, c._memory_size(i))
-            return _made(("xchg", place, other), apply)
-    return None
-
-
-def _cmov(c: Classifier, i: Instruction) -> Made:
-    target = c.whole_register(i, 0)
-    if target is None:
-        return None
-    source = c.whole_register(i, 1)
-    return _made(("cmov", target, source), fx.maybe_copy(target, source))
-
-
-def _leave(c: Classifier, i: Instruction) -> Made:
-    return _made(("leave",), fx.leave(c.word_bytes))
-
-
-def _enter(c: Classifier, i: Instruction) -> Made:
-    if i.code == Code.ENTERW_IMM16_IMM8:
-        return None
-    size, level = i.immediate16, i.immediate8_2nd % 32
-    return _made(("enter", size, level), fx.enter(size, level, c.word_bytes))
-
-
-def _movq(c: Classifier, i: Instruction) -> Made:
-    if not c.space.precise:
-        # The coarse space does not follow vector registers.
-        general = i.op0_kind == OpKind.REGISTER and i.op0_register in _HARDWARE
-        return None if general or i.op0_kind == OpKind.MEMORY else _NOTHING
-    if i.op0_kind == OpKind.REGISTER and i.op1_kind == OpKind.REGISTER:
-        if i.mnemonic in (Mnemonic.MOVD, Mnemonic.VMOVD) and c.word_bytes == 8:
-            return None  # half of a register
-        target, source = c.whole_register(i, 0), c.whole_register(i, 1)
-        if target is not None and i.op1_register in _VECTOR:
-            vector = _VECTOR[i.op1_register]
-            return _made(("from vector", target, vector), fx.from_vector(target, vector))
-        if source is not None and i.op0_register in _VECTOR:
-            vector = _VECTOR[i.op0_register]
-            return _made(("to vector", vector, source), fx.to_vector(vector, source))
-    return None
-
-
-def _nothing(c: Classifier, i: Instruction) -> Made:
-    return _NOTHING
-
-
-_HANDLERS: Final[dict[int, Handler]] = {
-    Mnemonic.MOV: _mov,
-    Mnemonic.LEA: _lea,
-    Mnemonic.PUSH: _push,
-    Mnemonic.PUSHF: _push,
-    Mnemonic.PUSHFD: _push,
-    Mnemonic.PUSHFQ: _push,
-    Mnemonic.POP: _pop,
-    Mnemonic.POPF: _pop,
-    Mnemonic.POPFD: _pop,
-    Mnemonic.POPFQ: _pop,
-    Mnemonic.PUSHAD: _pusha,
-    Mnemonic.POPAD: _popa,
-    Mnemonic.ADD: _add_or_sub(1),
-    Mnemonic.SUB: _add_or_sub(-1),
-    Mnemonic.INC: _increment(1),
-    Mnemonic.DEC: _increment(-1),
-    Mnemonic.AND: _and,
-    Mnemonic.XCHG: _xchg,
-    Mnemonic.LEAVE: _leave,
-    Mnemonic.ENTER: _enter,
-    Mnemonic.MOVQ: _movq,
-    Mnemonic.MOVD: _movq,
-    Mnemonic.VMOVQ: _movq,
-    Mnemonic.VMOVD: _movq,
-    Mnemonic.NOP: _nothing,
-}
-for _name in dir(Mnemonic):
-    if _name.startswith("CMOV"):
-        _HANDLERS[getattr(Mnemonic, _name)] = _cmov
 _NEEDS_FULL_LOOK = frozenset({Mnemonic.XCHG, Mnemonic.LEAVE, Mnemonic.ENTER})
 
 __all__ = ["AX", "BX", "DI", "DX", "SI", "Classifier"]

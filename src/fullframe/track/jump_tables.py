@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from iced_x86 import (
     Decoder,
@@ -34,7 +33,7 @@ from iced_x86 import (
     RegisterExt,
 )
 
-from fullframe.track.classify import _HARDWARE, _SIZE
+from fullframe.track.operands import HARDWARE, SIZE_BYTES
 from fullframe.x86.registers import Machine
 
 _MOST_ENTRIES: Final = 8192
@@ -57,8 +56,7 @@ _COUNTED_BEYOND: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """An address known while the code is read: ``base``, or with ``entry_bytes`` a table's entry.
 
     Attributes:
@@ -72,6 +70,18 @@ class Known:
     entry_bytes: int = 0
     added: int | None = None
     register: int | None = None
+
+
+class Bound(NamedTuple):
+    """How many entries a table has, as the code before the jump tells.
+
+    Attributes:
+        entries: how many.
+        exact: it was compared with; a mask only says that there are no more.
+    """
+
+    entries: int
+    exact: bool = True
 
 
 ReadWord = Callable[[int, int], int | None]
@@ -106,6 +116,7 @@ class TableReader:
         self._got = got_address
         self._is_target = is_target
         self._thunk = thunk
+        self._taken: dict[tuple[int, int, int | None, int], tuple[list[int], int]] = {}
 
     def find(self, code: bytes, begin: int) -> dict[int, list[int]]:
         """Return, for each indirect jump that was understood, its targets.
@@ -117,14 +128,7 @@ class TableReader:
         Returns:
             Offset of the jump from ``begin`` to target addresses, each once, in table order.
         """
-        reader = self._reading()
-        jumps: dict[int, tuple[Known, int | None]] = {}
-        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
-            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
-                known = reader.target_of(instruction)
-                if known is not None:
-                    jumps[instruction.ip - begin] = (known, reader.bound())
-            reader.see(instruction)
+        jumps, reader = self._jumps(code, begin)
         starts = sorted({known.base for known, _ in jumps.values()})
         found: dict[int, list[int]] = {}
         left = _MOST_ENTRIES_TOGETHER
@@ -145,6 +149,52 @@ class TableReader:
             if targets:
                 found[offset] = targets
         return found
+
+    def within(self, code: bytes, begin: int) -> list[tuple[int, int]]:
+        """Return the tables that stand in the code itself, where hand-written code puts them.
+
+        Bytes of a table are no instructions, and what was decoded behind them may be none either.
+
+        Args:
+            code: the function's bytes.
+            begin: their address.
+
+        Returns:
+            (offset of a table from ``begin``, its size in bytes); a table ends at the latest
+            where the first of its targets behind it begins.
+        """
+        end = begin + len(code)
+        found: dict[int, int] = {}
+        jumps, _ = self._jumps(code, begin)
+        for known, bound in jumps.values():
+            if not begin <= known.base < end:
+                continue
+            size, limit, place = known.entry_bytes, end, known.base
+            most = _MOST_ENTRIES if bound is None else bound.entries
+            while place + size <= limit and (place - known.base) // size < most:
+                value = self._entry(known, place)
+                if value is None or not begin <= value < end:
+                    break
+                if value > known.base:
+                    limit = min(limit, value)
+                place += size
+            if place > known.base:
+                found[known.base - begin] = min(place, limit) - known.base
+        return sorted(found.items())
+
+    def _jumps(
+        self, code: bytes, begin: int
+    ) -> tuple[dict[int, tuple[Known, Bound | None]], _Reading]:
+        """Read code once: (table and bound by offset of the indirect jump, what was learnt)."""
+        reader = self._reading()
+        jumps: dict[int, tuple[Known, Bound | None]] = {}
+        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
+            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
+                known = reader.target_of(instruction)
+                if known is not None:
+                    jumps[instruction.ip - begin] = (known, reader.bound())
+            reader.see(instruction)
+        return jumps, reader
 
     def find_last(self, code: bytes, begin: int) -> list[int] | None:
         """Return the targets of the indirect jump that ends a piece of code.
@@ -173,40 +223,61 @@ class TableReader:
         return _Reading(self._machine, got, self._thunk)
 
     def _entries(
-        self, table: Known, bound: int | None, starts: list[int]
+        self, table: Known, bound: Bound | None, starts: list[int]
     ) -> tuple[list[int], bool]:
         """Return a table's targets, and whether all that the bound check lets through are."""
-        size = table.entry_bytes
-        if bound is not None:
-            targets = self._take(table, bound)
-            if len(targets) == bound:
-                return list(dict.fromkeys(targets)), True
-        following = bisect_right(starts, table.base)
-        limit = starts[following] if following < len(starts) else None
-        if table.added == table.base:
+        limit = None
+        if table.added == table.base and (bound is None or not bound.exact):
             # Distances taken from the wrong base may hit an instruction; addresses cannot.
-            referred = self._following(table.base)
-            if referred is not None and (limit is None or referred < limit):
-                limit = referred
-        count = _MOST_ENTRIES if limit is None else min(_MOST_ENTRIES, (limit - table.base) // size)
-        return list(dict.fromkeys(self._take(table, count))), False
+            limit = self._following(table.base)
+        if bound is not None:
+            count = bound.entries
+            if limit is not None:
+                count = min(count, (limit - table.base) // table.entry_bytes)
+            targets, number = self._take(table, count)
+            if number == count:
+                return targets, True
+        following = bisect_right(starts, table.base)
+        if following < len(starts):
+            limit = starts[following] if limit is None else min(limit, starts[following])
+        count = _MOST_ENTRIES
+        if limit is not None:
+            count = min(count, (limit - table.base) // table.entry_bytes)
+        return self._take(table, count)[0], False
 
-    def _take(self, table: Known, count: int) -> list[int]:
-        targets = []
+    def _take(self, table: Known, count: int) -> tuple[list[int], int]:
+        """Return the targets of a table's first entries, and how many of these are any.
+
+        A compiler jumps through one table from hundreds of places (an interpreter's dispatch).
+        """
+        key = (table.base, table.entry_bytes, table.added, count)
+        known = self._taken.get(key)
+        if known is None:
+            targets = self._take_anew(table, count)
+            known = self._taken[key] = (list(dict.fromkeys(targets)), len(targets))
+        return known
+
+    def _take_anew(self, table: Known, count: int) -> list[int]:
+        targets: list[int] = []
+        believed: set[int] = set()
         size = table.entry_bytes
-        mask = (1 << self._machine.bits) - 1
-        for number in range(count):
-            value = self._read(table.base + number * size, size)
-            if value is None:
-                break
-            if table.added is not None:
-                if size == 4 and value >> 31:
-                    value -= 1 << 32
-                value = (value + table.added) & mask
-            if not self._is_target(value):
-                break
+        for place in range(table.base, table.base + count * size, size):
+            value = self._entry(table, place)
+            if value not in believed:
+                if value is None or not self._is_target(value):
+                    break
+                believed.add(value)
             targets.append(value)
         return targets
+
+    def _entry(self, table: Known, place: int) -> int | None:
+        """Return where a table's entry at an address leads, or None where there is none."""
+        value = self._read(place, table.entry_bytes)
+        if value is None or table.added is None:
+            return value
+        if table.entry_bytes == 4 and value >> 31:
+            value -= 1 << 32
+        return (value + table.added) & ((1 << self._machine.bits) - 1)
 
 
 class _Reading:
@@ -224,17 +295,17 @@ class _Reading:
         self.slots: dict[tuple[int, int], Known] = {}
         self.by_register: dict[int, Known] = {}
         self.loaded: dict[int | None, dict[int, None]] = {}
-        self._bound: int | None = None
+        self._bound: Bound | None = None
         self._since_bound = 0
         self._compared: int | None = None
 
-    def bound(self) -> int | None:
+    def bound(self) -> Bound | None:
         return self._bound if self._since_bound < 24 else None
 
     def target_of(self, i: Instruction) -> Known | None:
         """The table behind an indirect jump, if it is known."""
         if i.op0_kind == OpKind.REGISTER:
-            known = self.registers.get(_HARDWARE.get(i.op0_register, -1))
+            known = self.registers.get(HARDWARE.get(i.op0_register, -1))
             if known is None or not known.entry_bytes:
                 return None
             word = known.entry_bytes == self.machine.word_bytes
@@ -261,7 +332,7 @@ class _Reading:
                 # Whether something equals a number bounds nothing.
                 more = _COUNTED_BEYOND.get(i.mnemonic)
                 if more is not None:
-                    self._bound, self._since_bound = self._compared + more, 0
+                    self._bound, self._since_bound = Bound(self._compared + more), 0
             elif flow == FlowControl.INDIRECT_BRANCH:
                 # The next case: the bases are still there, this table's entry is not.
                 for register, known in list(self.registers.items()):
@@ -282,20 +353,20 @@ class _Reading:
         if mnemonic == Mnemonic.AND and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
             number = i.immediate(1)
             if 0 < number < 256 and number & (number + 1) == 0:
-                self._bound, self._since_bound = number + 1, 0
+                self._bound, self._since_bound = Bound(number + 1, exact=False), 0
         if i.op_count == 0:
             return
         if i.op0_kind == OpKind.MEMORY:
             self._store(i)
             return
-        if i.op0_kind != OpKind.REGISTER or i.op0_register not in _HARDWARE:
+        if i.op0_kind != OpKind.REGISTER or i.op0_register not in HARDWARE:
             return
         if mnemonic == Mnemonic.POP and self._called_next == i.ip:
-            self.registers[_HARDWARE[i.op0_register]] = Known(i.ip)  # call 1f; 1: pop %reg
+            self.registers[HARDWARE[i.op0_register]] = Known(i.ip)  # call 1f; 1: pop %reg
             return
         if mnemonic in (Mnemonic.TEST, Mnemonic.PUSH, Mnemonic.POP, Mnemonic.BT):
             return  # a pop belongs to an epilogue, and code after it is reached from elsewhere
-        target = _HARDWARE[i.op0_register]
+        target = HARDWARE[i.op0_register]
         value = self._value(i, target)
         if value is None:
             self.registers.pop(target, None)
@@ -322,15 +393,15 @@ class _Reading:
             return
         self.slots.pop(key, None)
         if i.mnemonic == Mnemonic.MOV and i.op1_kind == OpKind.REGISTER:
-            known = self.registers.get(_HARDWARE.get(i.op1_register, -1))
-            if known is not None and _SIZE.get(i.op1_register) == self.machine.word_bytes:
+            known = self.registers.get(HARDWARE.get(i.op1_register, -1))
+            if known is not None and SIZE_BYTES.get(i.op1_register) == self.machine.word_bytes:
                 self.slots[key] = known
 
     def _slot(self, i: Instruction) -> tuple[int, int] | None:
         base = i.memory_base
-        if i.memory_index != Register.NONE or base not in _HARDWARE:
+        if i.memory_index != Register.NONE or base not in HARDWARE:
             return None
-        number = _HARDWARE[base]
+        number = HARDWARE[base]
         return (number, i.memory_displacement) if number in (4, 5) else None
 
     def _value(self, i: Instruction, target: int) -> Known | None:
@@ -346,7 +417,7 @@ class _Reading:
             return None
         if mnemonic in (Mnemonic.MOV, Mnemonic.MOVSXD):
             if i.op1_kind == OpKind.REGISTER:
-                return self.registers.get(_HARDWARE.get(i.op1_register, -1))
+                return self.registers.get(HARDWARE.get(i.op1_register, -1))
             if i.op1_kind == OpKind.MEMORY:
                 slot = self._slot(i)
                 if slot is not None:
@@ -361,7 +432,7 @@ class _Reading:
     def _sum(self, i: Instruction, target: int) -> Known | None:
         mine = self.registers.get(target)
         if i.op1_kind == OpKind.REGISTER:
-            number = _HARDWARE.get(i.op1_register)
+            number = HARDWARE.get(i.op1_register)
             theirs = self.registers.get(-1 if number is None else number)
             if theirs is None and mine is not None and mine.entry_bytes:
                 theirs = self._got_in(number, mine)
@@ -398,7 +469,7 @@ class _Reading:
         """``lea distance(%base,%entry), %target``: a computed goto, or hand-written code."""
         if i.memory_index_scale != 1:
             return None
-        base, index = (_HARDWARE.get(register) for register in (i.memory_base, i.memory_index))
+        base, index = (HARDWARE.get(register) for register in (i.memory_base, i.memory_index))
         one = None if base is None else self.registers.get(base)
         other = None if index is None else self.registers.get(index)
         if one is None and other is not None and other.entry_bytes:
@@ -415,8 +486,8 @@ class _Reading:
         base = i.memory_base
         if base == Register.NONE:
             return int(i.memory_displacement)
-        if base in _HARDWARE:
-            known = self.registers.get(_HARDWARE[base])
+        if base in HARDWARE:
+            known = self.registers.get(HARDWARE[base])
             if known is not None and not known.entry_bytes:
                 return (known.base + i.memory_displacement) & self.mask
             if known is None and self.got is not None and self._looks_like_got(i):
@@ -439,9 +510,9 @@ class _Reading:
         index = i.memory_index
         if index != Register.NONE and i.memory_index_scale == 1 and address is None:
             # The base may stand in the index's place.
-            known = self.registers.get(_HARDWARE.get(index, -1))
+            known = self.registers.get(HARDWARE.get(index, -1))
             if known is not None and not known.entry_bytes:
                 address = known.base + i.memory_displacement
         if address is None or index == Register.NONE:
             return None
-        return Known(address, entry_bytes, None, _HARDWARE.get(i.memory_base))
+        return Known(address, entry_bytes, None, HARDWARE.get(i.memory_base))

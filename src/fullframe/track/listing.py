@@ -235,7 +235,7 @@ def _flow_event(
         targets.add(target)
     elif flow == FlowControl.CALL:
         if instruction.mnemonic != Mnemonic.CALL:  # syscall, sysenter
-            events.append((index, EFFECT, classifier.system_call))
+            events.append((index, EFFECT, classifier.system_call_by(instruction.mnemonic)))
             return
         if instruction.op0_kind in (OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64):
             address = instruction.near_branch_target

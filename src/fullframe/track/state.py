@@ -144,6 +144,7 @@ class StateSpace:
         self.generation = 0
         self._slots: dict[frozenset[Any], tuple[frozenset[Any], Slots]] = {}
         self._limit = _MOST_NEW_STATES
+        self._entries: dict[int, State] = {}
 
     def make(self, registers: tuple[Value, ...], slots: Slots) -> State:
         """Return the interned state of these registers and slots."""
@@ -160,11 +161,16 @@ class StateSpace:
     def trim(self) -> None:
         """Begin a function: start afresh where the space has grown too large."""
         if len(self._states) > _MOST_STATES:
-            self._states.clear()
-            self._slots.clear()
-            self.generation += 1
-            gc.collect()  # states refer to each other
+            self.forget()
         self._limit = len(self._states) + _MOST_NEW_STATES
+
+    def forget(self) -> None:
+        """Start afresh; between functions only."""
+        self._states.clear()
+        self._slots.clear()
+        self._entries.clear()
+        self.generation += 1
+        gc.collect()  # states refer to each other
 
     def function_entry(self, pushed_words: int = 1) -> State:
         """Return the state at a function's first instruction.
@@ -173,6 +179,12 @@ class StateSpace:
             pushed_words: words that lie between the CFA and the stack pointer: 1, the return
                 address, after a call; lazy-binding stubs start with more.
         """
+        found = self._entries.get(pushed_words)
+        if found is None:
+            found = self._entries[pushed_words] = self._entry(pushed_words)
+        return found
+
+    def _entry(self, pushed_words: int) -> State:
         machine = self.machine
         word = machine.word_bytes
         registers: list[Value] = [OTHER] * 16

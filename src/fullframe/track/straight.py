@@ -4,39 +4,47 @@ Nearly all compiled functions need one pass: forward branches leave their state 
 arrives at their target, and a backward branch brings the state that the pass had there. If not,
 the next pass has what it brought from the start. Where only a backward branch leads, the client
 guesses the state, and the branch must bring just that. What comes out is a fixed point of the
-flow equations, or nothing. Decoding, classifying and following are one loop, because this loop is
-the tracker's speed. What does not fit (calls within the function, jumps that cannot be seen) is
-left to :class:`fullframe.track.flow.Follower`, which follows anything.
+flow equations, or nothing. What does not fit (calls within the function, jumps that cannot be
+seen) is left to :class:`fullframe.track.flow.Follower`, which follows anything.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Final, Protocol
 
-from iced_x86 import Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic
+from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
 
-from fullframe.track.classify import (
-    CONDITIONAL_BRANCH,
-    DIRECT_CALL,
-    DISMISSED,
-    FLOW,
-    NEAR_JUMP,
-    RETURN,
-    UNSEEN,
-    WRITES_OPERAND_0,
-    Classifier,
-)
+from fullframe.track.classify import Classifier
 from fullframe.track.listing import is_filler
 from fullframe.track.state import State
+from fullframe.track.streams import (
+    BRANCH,
+    BRANCH_BACK,
+    BRANCH_OUT,
+    CALL,
+    EFFECT,
+    JUMP,
+    JUMP_BACK,
+    JUMP_OUT,
+    LEADER,
+    OTHER_FLOW,
+    RETURNS,
+    Stream,
+)
 
 _NEVER: Final = 1 << 70
 #: Passes over one function before it is left to the general follower.
 _MOST_PASSES: Final = 5
 #: First bytes of the instructions that fill space.
 _NOP_STARTS: Final = frozenset(b"\x0f\x66\x90\x2e\x8d\xcc\x00")
+#: Gaps longer than this are not remembered.
+_LARGEST_GAP_BYTES: Final = 64
+
+#: (address, state from there on); None where no control arrives.
+Changes = list[tuple[int, State | None]]
 
 
 class StraightSurroundings(Protocol):
@@ -44,19 +52,16 @@ class StraightSurroundings(Protocol):
 
     #: Whether calls have landing pads to look up.
     has_landing_pads: bool
-    #: Addresses where what is claimed changes.
-    row_addresses: frozenset[int]
+    #: Where what is claimed changes, counted from the function's begin.
+    row_offsets: frozenset[int]
 
-    def jump_targets_at(self, address: int, state: State, starts: list[int]) -> list[int] | None:
-        """Return the addresses an indirect jump goes to; [] for a tail call, None unknown.
-
-        ``starts`` are the addresses of the instructions up to the jump.
-        """
+    def jump_targets_at(self, address: int, state: State, stream: Stream) -> list[int] | None:
+        """Return the addresses an indirect jump goes to; [] for a tail call, None unknown."""
 
     def landing_pad_at(self, address: int) -> tuple[int, int] | None:
         """Return (landing pad, bytes of arguments popped on the way) of the call at an address."""
 
-    def guess(self, address: int, changes: list[tuple[int, State | None]]) -> State | None:
+    def guess(self, address: int, changes: Changes) -> State | None:
         """Return the state that may hold where no control has arrived yet, or None."""
 
     def returns(self, following: int, state: State) -> bool:
@@ -71,18 +76,54 @@ class StraightFlow:
     """A function followed in one pass.
 
     Attributes:
-        starts: addresses of the instructions.
-        changes: (address, state from there on); None where no control arrives.
+        changes: where the state changes.
         exits: (target outside the range, address of the jump, state).
-        gaps: (begin, end) of the addresses where no control arrives, all filler.
+        filler_count: instructions where no control arrives; they only fill space.
         fits: backward branches bring nothing that was not known.
     """
 
-    starts: list[int]
-    changes: list[tuple[int, State | None]]
+    changes: Changes
     exits: list[tuple[int, int, State]]
-    gaps: list[tuple[int, int]]
+    filler_count: int
     fits: bool
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One pass over a function.
+
+    Attributes:
+        stream: the function.
+        around: what is known of jumps and calls.
+        arriving: address to the state that jumps bring there.
+        landings: a heap of those addresses at which the stream marks no leader.
+        dead_from: address behind the last place where control did not go on.
+        gaps: (begin, end) of the addresses where no control arrives.
+        guessed: addresses where the client guessed the state.
+        resting_on: the guesses on one of which what is followed rests; None where it rests on
+            none.
+        real: addresses where something arrives that rests on no guess; from the first guess on.
+        doubtful: address to the guesses that arrivals there rest on, from the first guess on.
+        confirming: (target, the guesses it rests on or None) of backward jumps, likewise.
+        backward: (target, state) of backward jumps.
+        exits: as in :class:`StraightFlow`.
+        changes: as in :class:`StraightFlow`.
+    """
+
+    stream: Stream
+    around: StraightSurroundings
+    arriving: dict[int, State]
+    landings: list[int]
+    dead_from: int
+    changes: Changes
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    guessed: list[int] = field(default_factory=list)
+    resting_on: frozenset[int] | None = None
+    real: set[int] = field(default_factory=set)
+    doubtful: dict[int, frozenset[int]] = field(default_factory=dict)
+    confirming: list[tuple[int, frozenset[int] | None]] = field(default_factory=list)
+    backward: list[tuple[int, State]] = field(default_factory=list)
+    exits: list[tuple[int, int, State]] = field(default_factory=list)
 
 
 class StraightFollower:
@@ -95,13 +136,13 @@ class StraightFollower:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
         self.space = classifier.space
-        self._fillers: set[bytes] = set()
+        #: Gaps that were found to be filler, to the number of instructions in them.
+        self._fillers: dict[bytes, int] = {}
         self._clobbering = classifier.space.machine.bits == 32
 
     def follow(
         self,
-        code: bytes,
-        begin: int,
+        stream: Stream,
         entry: State | None,
         around: StraightSurroundings,
         arrivals: dict[int, State],
@@ -112,335 +153,308 @@ class StraightFollower:
         the next pass.
 
         Args:
-            code: its bytes.
-            begin: their address.
-            entry: the state at entry; None where nobody enters at ``begin``.
+            stream: the function.
+            entry: the state at entry; None where nobody enters at the begin.
             around: what is known of jumps and calls.
             arrivals: address to the state that jumps from outside bring there.
 
         Returns:
             The flow, or None where a few passes are not enough.
         """
+        if stream.strays or not stream.are_starts(arrivals):
+            return None
         brought = dict(arrivals)
         for _ in range(_MOST_PASSES):
-            flow = self._pass(code, begin, entry, around, brought)
+            landings = list(brought)
+            heapify(landings)
+            run = _Pass(
+                stream, around, dict(brought), landings, stream.begin, [(stream.begin, entry)]
+            )
+            if not self._go_over(run, entry):
+                return None
+            flow = self._finish(run, brought)
             if flow is None or flow.fits:
                 return flow
         return None
 
-    def _pass(
-        self,
-        code: bytes,
-        begin: int,
-        entry: State | None,
-        around: StraightSurroundings,
-        brought: dict[int, State],
-    ) -> StraightFlow | None:
-        """Go over the function once; ``brought`` is extended by what backward branches bring."""
-        classifier, space = self.classifier, self.space
-        relevance = classifier.relevance
-        tracked_register = classifier.tracked_register
-        tracked_base = classifier.tracked_base
-        by_encoding = classifier.by_encoding
+    def _go_over(self, run: _Pass, entry: State | None) -> bool:
+        """Go over the function once; return whether it could be followed."""
+        classifier, space, around = self.classifier, self.space, run.around
         call, join = classifier.call, space.join
-        row_addresses = around.row_addresses
-        end = begin + len(code)
-        starts: list[int] = []
-        add_start = starts.append
-        changes: list[tuple[int, State | None]] = [(begin, entry)]
-        exits: list[tuple[int, int, State]] = []
-        gaps: list[tuple[int, int]] = []
-        backward: list[tuple[int, State]] = []
-        guessed: list[int] = []
-        arriving = dict(brought)
-        pending = sorted(brought)
-        next_leader = pending[0] if pending else _NEVER
-        dead_from = begin
+        row_offsets, clobbering = around.row_offsets, self._clobbering
+        stream = run.stream
+        begin, end, code = stream.begin, stream.end, stream.code
+        arriving, landings, add_change = run.arriving, run.landings, run.changes.append
+        next_landing = landings[0] if landings else _NEVER
+        guessed = run.guessed
         state = entry
-        targets: tuple[int, ...]
-        for instruction in Decoder(space.machine.bits, code, DecoderOptions.NONE, begin):
-            add_start(instruction.ip)
-            level = relevance[instruction.code]
-            if level == DISMISSED:
-                continue
-            if level == WRITES_OPERAND_0:
-                register = instruction.op0_register
-                if not tracked_register[register] and (
-                    register or not tracked_base[instruction.memory_base]
-                ):
+        #: The last state that needed no settling.
+        calm: State | None = None
+        events = zip(stream.kinds, stream.addresses, stream.lengths, stream.payloads, strict=True)
+        for kind, here, length, payload in events:
+            if here >= next_landing:
+                state = self._land(run, here, state)
+                next_landing = landings[0] if landings else _NEVER
+            if kind >= LEADER:
+                incoming = arriving.get(here)
+                if incoming is not None and (incoming is not state or guessed):
+                    state = self._meet(run, here, state, incoming)
+                kind -= LEADER
+                if not kind:
                     continue
-            here = starts[-1]
-            while next_leader <= here:
-                heappop(pending)
-                incoming = arriving[next_leader]
-                if state is None and dead_from != next_leader:
-                    state = self._revive(
-                        code, begin, dead_from, next_leader, around, changes, gaps, guessed
-                    )
-                if state is None:
-                    state = incoming
-                    changes.append((next_leader, state))
-                elif incoming is not state:
-                    joined = join(state, incoming)
-                    if joined is not state:
-                        state = joined
-                        changes.append((next_leader, state))
-                next_leader = pending[0] if pending else _NEVER
-            if level == UNSEEN:
-                if instruction.is_invalid:
-                    return None
-                level = classifier.look_at_code(instruction)
-                if level == DISMISSED:
-                    continue
-                if level == WRITES_OPERAND_0:
-                    register = instruction.op0_register
-                    if not tracked_register[register] and (
-                        register or not tracked_base[instruction.memory_base]
-                    ):
-                        continue
             if state is None:
-                # Fillers that end a path (int3, ud2) may stand in a gap; nothing else.
-                if level == FLOW and self._is_filler_at(code, here - begin):
+                # Fillers may stand in a gap (int3, ud2, lea 0(%esi), %esi); nothing else.
+                if self._is_filler_at(code, here - begin):
                     continue
-                state = self._revive(
-                    code, begin, dead_from, starts[-1] + 1, around, changes, gaps, guessed
-                )
+                state = self._revive(run, here + 1)
                 if state is None:
-                    return None
-            if level >= FLOW:
-                settled = state.settled
-                if settled is None:
-                    settled = space.settle(state)
-                if settled is not state:
-                    state = settled
-                    changes.append((here, state))
-            if level == CONDITIONAL_BRANCH:
-                target = instruction.near_branch_target
-                if here < target < end:
-                    known = arriving.get(target)
-                    if known is None:
-                        arriving[target] = state
-                        heappush(pending, target)
-                        if target < next_leader:
-                            next_leader = target
-                    elif known is not state:
-                        arriving[target] = join(known, state)
-                elif begin <= target <= here:
-                    backward.append((target, state))
-                else:
-                    exits.append((target, here, state))
+                    return False
+            if kind == EFFECT:
+                after = state.following.get(payload)
+                if after is None:
+                    after = payload.after(space, state)
+                if after is not state:
+                    state = after
+                    add_change((here + length, state))
                 continue
-            if level == RETURN:
-                dead_from = instruction.next_ip
-                state = None
-                changes.append((dead_from, None))
-                continue
-            if level == NEAR_JUMP:
-                targets = (instruction.near_branch_target,)
-                leaving = True
-            elif level == DIRECT_CALL:
-                target = instruction.near_branch_target
-                if begin < target < end:
-                    return None
-                after = self._after_call(state, target, around) if self._clobbering else None
+            if state is not calm:
+                calm = state.settled
+                if calm is None:
+                    calm = space.settle(state)
+                if calm is not state:
+                    state = calm
+                    add_change((here, state))
+            if kind <= JUMP:
+                if guessed:
+                    self._note(run, payload)
+                known = arriving.get(payload)
+                if known is None:
+                    arriving[payload] = state
+                elif known is not state:
+                    arriving[payload] = join(known, state)
+                if kind == BRANCH:
+                    continue
+            elif kind == CALL:
+                after = None
+                if clobbering:
+                    clobbered = around.call_clobbers(payload)
+                    if clobbered:
+                        after = classifier.call_that_clobbers(clobbered).after(space, state)
                 if after is None:
                     after = state.following.get(call)
                     if after is None:
                         after = call.after(space, state)
                 if around.has_landing_pads:
-                    pad = around.landing_pad_at(here)
-                    if pad is not None:
-                        landed = after
-                        if pad[1]:
-                            landed = classifier.call_that_pops(pad[1]).after(space, state)
-                        if not self._arrive(
-                            pad[0], here, landed, arriving, pending, backward, begin
-                        ):
-                            return None
-                        if pending and pending[0] < next_leader:
-                            next_leader = pending[0]
-                following = instruction.next_ip
+                    if not self._unwind(run, here, state, after):
+                        return False
+                    next_landing = landings[0] if landings else _NEVER
+                following = here + length
+                offset = following - begin
                 if (
-                    following in row_addresses
-                    or (following < end and code[following - begin] in _NOP_STARTS)
+                    offset in row_offsets or (following < end and code[offset] in _NOP_STARTS)
                 ) and not around.returns(following, after):
-                    dead_from = following
+                    run.dead_from = following
                     state = None
-                    changes.append((following, None))
+                    add_change((following, None))
                 elif after is not state:
                     state = after
-                    changes.append((following, state))
+                    add_change((following, state))
                 continue
-            elif level == FLOW:
-                flow = self._flow(instruction, starts, state, around)
+            elif kind == RETURNS:
+                pass
+            elif kind <= JUMP_BACK:
+                run.backward.append((payload, state))
+                if guessed:
+                    run.confirming.append((payload, run.resting_on))
+                if kind == BRANCH_BACK:
+                    continue
+            elif kind <= JUMP_OUT:
+                run.exits.append((payload, here, state))
+                if kind == BRANCH_OUT:
+                    continue
+            elif kind == OTHER_FLOW:
+                flow = self._flow(run, here, payload, state)
                 if flow is None:
-                    return None
-                targets, leaving, after = flow
+                    return False
+                goes_on, after = flow
+                next_landing = landings[0] if landings else _NEVER
                 if after is not state:
                     state = after
-                    changes.append((instruction.next_ip, state))
-            else:
-                following = instruction.next_ip
-                encoding = code[here - begin : following - begin]
-                try:
-                    effect = by_encoding[encoding]
-                except KeyError:
-                    effect = classifier.effect_of(instruction, encoding)
-                if effect is not None:
-                    after = state.following.get(effect)
-                    if after is None:
-                        after = effect.after(space, state)
-                    if after is not state:
-                        state = after
-                        changes.append((following, state))
-                continue
-            for target in targets:
-                if here < target < end:
-                    known = arriving.get(target)
-                    if known is None:
-                        arriving[target] = state
-                        heappush(pending, target)
-                        if target < next_leader:
-                            next_leader = target
-                    elif known is not state:
-                        arriving[target] = join(known, state)
-                elif begin <= target <= here:
-                    backward.append((target, state))
-                else:
-                    exits.append((target, here, state))
-            if leaving:
-                dead_from = instruction.next_ip
-                state = None
-                changes.append((dead_from, None))
-        while pending:
-            next_leader = heappop(pending)
-            incoming = arriving[next_leader]
-            if state is None and dead_from != next_leader:
-                state = self._revive(
-                    code, begin, dead_from, next_leader, around, changes, gaps, guessed
-                )
-            if state is None:
-                state = incoming
-                changes.append((next_leader, state))
-            elif incoming is not state:
-                state = join(state, incoming)
-                changes.append((next_leader, state))
-        if state is None and dead_from < end:
-            self._revive(code, begin, dead_from, end, around, changes, gaps, guessed)
-        if guessed and not {target for target, _ in backward}.issuperset(guessed):
-            return None
-        if not self._lands(starts, arriving, backward):
-            return None
-        if not all(self._is_filler(code[one - begin : other - begin]) for one, other in gaps):
-            return None
-        fits = self._fits(changes, backward, brought)
-        return StraightFlow(starts, changes, exits, gaps, fits)
+                    add_change((here + length, state))
+                if goes_on:
+                    continue
+            else:  # a call within the function, or no instruction
+                return False
+            run.dead_from = here + length
+            state = None
+            add_change((run.dead_from, None))
+        if landings:
+            state = self._land(run, end, state)
+        if state is None and run.dead_from < end:
+            self._revive(run, end)
+        return True
 
-    def _revive(
-        self,
-        code: bytes,
-        begin: int,
-        dead_from: int,
-        until: int,
-        around: StraightSurroundings,
-        changes: list[tuple[int, State | None]],
-        gaps: list[tuple[int, int]],
-        guessed: list[int],
-    ) -> State | None:
-        """Go over addresses where no control has arrived: filler, then perhaps a guessed state."""
-        gap = code[dead_from - begin : until - begin]
-        if self._is_filler(gap):
-            gaps.append((dead_from, until))
+    def _finish(self, run: _Pass, brought: dict[int, State]) -> StraightFlow | None:
+        """Make the flow of a pass; ``brought`` is extended by what backward branches bring."""
+        if run.guessed and not self._are_confirmed(run):
             return None
-        lead = self._skip_fillers(code, dead_from - begin) + begin
-        state = around.guess(lead, changes) if lead < until else None
-        gaps.append((dead_from, until if state is None else lead))
-        if state is not None:
-            changes.append((lead, state))
-            guessed.append(lead)
+        filler_count = 0
+        for one, other in run.gaps:
+            count = self._count_fillers(run.stream, one, other)
+            if count is None:
+                return None
+            filler_count += count
+        fits = self._fits(run.changes, run.backward, brought)
+        return StraightFlow(run.changes, run.exits, filler_count, fits)
+
+    # -- where paths meet --------------------------------------------------------------------
+
+    def _meet(self, run: _Pass, here: int, state: State | None, incoming: State) -> State:
+        """Return what holds where control arrives from elsewhere."""
+        if state is None and run.dead_from != here:
+            state = self._revive(run, here)
+        if run.guessed:
+            self._rest_at(run, here, state)
+        if state is None:
+            run.changes.append((here, incoming))
+            return incoming
+        if incoming is state:
+            return state
+        joined = self.space.join(state, incoming)
+        if joined is not state:
+            run.changes.append((here, joined))
+        return joined
+
+    def _land(self, run: _Pass, here: int, state: State | None) -> State | None:
+        """Meet what arrives, up to an address, at places that the stream marks as no leaders."""
+        landings = run.landings
+        while landings and landings[0] <= here:
+            place = heappop(landings)
+            state = self._meet(run, place, state, run.arriving[place])
         return state
 
-    def _after_call(self, state: State, target: int, around: StraightSurroundings) -> State | None:
-        clobbered = around.call_clobbers(target)
-        if not clobbered:
+    def _revive(self, run: _Pass, until: int) -> State | None:
+        """Go over addresses where no control has arrived: filler, then perhaps a guessed state."""
+        stream, dead_from = run.stream, run.dead_from
+        begin = stream.begin
+        if self._count_fillers(stream, dead_from, until) is not None:
+            run.gaps.append((dead_from, until))
             return None
-        return self.classifier.call_that_clobbers(clobbered).after(self.space, state)
+        lead = self._skip_fillers(stream.code, dead_from - begin) + begin
+        state = run.around.guess(lead, run.changes) if lead < until else None
+        run.gaps.append((dead_from, until if state is None else lead))
+        if state is not None:
+            if not run.guessed:
+                run.real = set(run.arriving)
+            run.changes.append((lead, state))
+            run.guessed.append(lead)
+            run.resting_on = frozenset((lead,))
+        return state
 
-    def _arrive(
-        self,
-        target: int,
-        here: int,
-        state: State,
-        arriving: dict[int, State],
-        pending: list[int],
-        backward: list[tuple[int, State]],
-        begin: int,
-    ) -> bool:
-        if target < begin:
+    # -- guesses -----------------------------------------------------------------------------
+
+    @staticmethod
+    def _note(run: _Pass, target: int) -> None:
+        """Remember what an arrival rests on."""
+        if run.resting_on is None:
+            run.real.add(target)
+        else:
+            run.doubtful[target] = run.doubtful.get(target, frozenset()) | run.resting_on
+
+    @staticmethod
+    def _rest_at(run: _Pass, here: int, state: State | None) -> None:
+        """Find out what the code rests on where control arrives; with a state, also from above."""
+        if here in run.real:
+            run.resting_on = None
+        elif state is None:
+            run.resting_on = run.doubtful[here]
+        elif run.resting_on is not None:
+            run.resting_on |= run.doubtful.get(here, frozenset())
+
+    @staticmethod
+    def _are_confirmed(run: _Pass) -> bool:
+        """Return whether each guess is confirmed by a jump that does not itself rest on it."""
+        left = set(run.guessed)
+        while left:
+            confirmed = {
+                target
+                for target, resting_on in run.confirming
+                if target in left and (resting_on is None or not resting_on <= left)
+            }
+            if not confirmed:
+                return False
+            left -= confirmed
+        return True
+
+    # -- transfers of control ----------------------------------------------------------------
+
+    def _unwind(self, run: _Pass, here: int, state: State, after: State) -> bool:
+        """Bring a call's exception to its landing pad; return whether that can be followed."""
+        pad = run.around.landing_pad_at(here)
+        if pad is None:
+            return True
+        target, popped_bytes = pad
+        if popped_bytes:
+            after = self.classifier.call_that_pops(popped_bytes).after(self.space, state)
+        return self._arrive(run, target, here, after)
+
+    def _arrive(self, run: _Pass, target: int, here: int, state: State) -> bool:
+        """Bring a state to a place that the stream may mark as no leader."""
+        if not run.stream.are_starts((target,)):
             return False
         if target <= here:
-            backward.append((target, state))
+            run.backward.append((target, state))
+            if run.guessed:
+                run.confirming.append((target, run.resting_on))
             return True
-        known = arriving.get(target)
+        if run.guessed:
+            self._note(run, target)
+        known = run.arriving.get(target)
+        run.arriving[target] = state if known is None else self.space.join(known, state)
         if known is None:
-            arriving[target] = state
-            heappush(pending, target)
-        elif known is not state:
-            arriving[target] = self.space.join(known, state)
+            heappush(run.landings, target)
         return True
 
     def _flow(
-        self,
-        instruction: Instruction,
-        starts: list[int],
-        state: State,
-        around: StraightSurroundings,
-    ) -> tuple[tuple[int, ...], bool, State] | None:
-        """Return (targets, whether control does not go on, state after) of the rarer kinds."""
-        flow = instruction.flow_control
+        self, run: _Pass, here: int, instruction: Instruction, state: State
+    ) -> tuple[bool, State] | None:
+        """Follow the rarer kinds; return (whether control goes on, the state after), or None."""
+        flow, mnemonic = instruction.flow_control, instruction.mnemonic
         if flow in (FlowControl.RETURN, FlowControl.EXCEPTION):
-            return (), True, state
+            return False, state
         if flow == FlowControl.INDIRECT_CALL:
-            if around.has_landing_pads:
-                return None if around.landing_pad_at(starts[-1]) else self._called(state)
-            return self._called(state)
+            after = self.classifier.call.after(self.space, state)
+            if run.around.has_landing_pads and not self._unwind(run, here, state, after):
+                return None
+            return True, after
         if flow == FlowControl.INDIRECT_BRANCH:
-            targets = around.jump_targets_at(starts[-1], state, starts)
-            return None if targets is None else (tuple(targets), True, state)
-        if flow == FlowControl.CALL and instruction.mnemonic in (
-            Mnemonic.SYSCALL,
-            Mnemonic.SYSENTER,
-        ):
-            return (), False, self.classifier.system_call.after(self.space, state)
-        if instruction.mnemonic == Mnemonic.INT:
-            return (), False, self.classifier.system_call.after(self.space, state)
-        if instruction.mnemonic in (Mnemonic.HLT, Mnemonic.INT3):
-            return (), True, state
-        if flow == FlowControl.CONDITIONAL_BRANCH or instruction.mnemonic == Mnemonic.XBEGIN:
+            targets = run.around.jump_targets_at(here, state, run.stream)
+            if targets is None or not self._go(run, here, targets, state):
+                return None
+            return False, state
+        if mnemonic in (Mnemonic.SYSCALL, Mnemonic.SYSENTER, Mnemonic.INT):
+            return True, self.classifier.system_call_by(mnemonic).after(self.space, state)
+        if mnemonic in (Mnemonic.HLT, Mnemonic.INT3):
+            return False, state
+        if flow == FlowControl.CONDITIONAL_BRANCH or mnemonic == Mnemonic.XBEGIN:
             target = instruction.near_branch_target
-            return ((target,), False, state) if target else None
+            if not target or not self._go(run, here, [target], state):
+                return None
+            return True, state
         return None
 
-    def _called(self, state: State) -> tuple[tuple[int, ...], bool, State]:
-        return (), False, self.classifier.call.after(self.space, state)
-
-    @staticmethod
-    def _lands(
-        starts: list[int], arriving: dict[int, State], backward: list[tuple[int, State]]
-    ) -> bool:
-        """Return whether every target is the start of an instruction."""
-        count = len(starts)
-        for target in (*arriving, *[target for target, _ in backward]):
-            position = bisect_left(starts, target)
-            if position == count or starts[position] != target:
+    def _go(self, run: _Pass, here: int, targets: list[int], state: State) -> bool:
+        """Go to some places; return whether all of them can be followed."""
+        begin, end = run.stream.begin, run.stream.end
+        for target in targets:
+            if not begin <= target < end:
+                run.exits.append((target, here, state))
+            elif not self._arrive(run, target, here, state):
                 return False
         return True
 
     def _fits(
-        self,
-        changes: list[tuple[int, State | None]],
-        backward: list[tuple[int, State]],
-        brought: dict[int, State],
+        self, changes: Changes, backward: list[tuple[int, State]], brought: dict[int, State]
     ) -> bool:
         """Return whether backward branches bring nothing new; what they bring is remembered."""
         if not backward:
@@ -459,6 +473,8 @@ class StraightFollower:
             fits = False
         return fits
 
+    # -- what fills space --------------------------------------------------------------------
+
     def _is_filler_at(self, code: bytes, offset: int) -> bool:
         return is_filler(self.space.machine.bits, code[offset : offset + 15])
 
@@ -468,17 +484,24 @@ class StraightFollower:
             offset += Decoder(bits, code[offset : offset + 15]).decode().len
         return offset
 
-    def _is_filler(self, gap: bytes) -> bool:
-        if gap in self._fillers:
-            return True
-        offset = 0
+    def _count_fillers(self, stream: Stream, begin: int, end: int) -> int | None:
+        """Count the instructions of a gap; None where they do more than fill space."""
+        gap = stream.code[begin - stream.begin : end - stream.begin]
+        count = self._fillers.get(gap)
+        if count is not None:
+            return count
         bits = self.space.machine.bits
+        offset = count = 0
         while offset < len(gap):
             piece = gap[offset : offset + 15]
             if not is_filler(bits, piece):
-                return False
-            instruction = Decoder(bits, piece).decode()
-            offset += instruction.len
-        if len(gap) <= 64:
-            self._fillers.add(gap)
-        return offset == len(gap)
+                return None
+            offset += Decoder(bits, piece).decode().len
+            count += 1
+        if offset != len(gap):
+            return None
+        if len(gap) <= _LARGEST_GAP_BYTES:
+            if len(self._fillers) > 1 << 16:
+                self._fillers.clear()
+            self._fillers[gap] = count
+        return count

@@ -5,10 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
-from fullframe.cfi.check import FunctionResult, ImageChecker
+from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.frames import Fde
+from fullframe.cfi.results import FunctionResult
 from fullframe.cfi.write.compare import Difference, RowMap, difference, section_shift
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.directives import (
@@ -88,7 +90,10 @@ class _Written:
     tables: dict[int, ExceptionTable]
 
 
-def fix_source(source: AssemblySource) -> Conversion:
+def fix_source(
+    source: AssemblySource,
+    preserved: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Conversion:
     """Write the missing directives of a source and mend the wrong ones.
 
     Rules that are there and are not wrong stay as they are written. The outcome is proved: the
@@ -97,6 +102,8 @@ def fix_source(source: AssemblySource) -> Conversion:
 
     Args:
         source: the source.
+        preserved: function to the hardware numbers of registers that survive it although the ABI
+            lets callees change them: missing directives are written for them, too.
 
     Returns:
         The edited text and what was compared.
@@ -105,7 +112,7 @@ def fix_source(source: AssemblySource) -> Conversion:
         InputError: the source cannot be assembled.
     """
     assembled = source.assemble()
-    result = _fix(source, assembled)
+    result = _fix(source, assembled, preserved)
     origins: list[int] | None = None
     now = source
     crowded = {
@@ -115,13 +122,15 @@ def fix_source(source: AssemblySource) -> Conversion:
     }
     if crowded:
         now, origins = split_lines(source, crowded)
-        result = _fix(now, now.assemble())
+        result = _fix(now, now.assemble(), preserved)
     if result.refused and ".macro" in now.text:
-        result = _fix_within_macros(now, result)
+        result = _fix_within_macros(now, result, preserved)
     return result if origins is None else renumbered(result, source, origins)
 
 
-def _fix_within_macros(source: AssemblySource, result: Conversion) -> Conversion:
+def _fix_within_macros(
+    source: AssemblySource, result: Conversion, preserved: Mapping[str, tuple[int, ...]]
+) -> Conversion:
     """Write directives into macros' bodies too, if more can be done then."""
     try:
         assembled = source.assemble(within_macros=True)
@@ -130,7 +139,7 @@ def _fix_within_macros(source: AssemblySource, result: Conversion) -> Conversion
     macros = Macros(expansions_of(assembled))
     for _ in range(_MOST_MACRO_ROUNDS):
         try:
-            again = _fix(source, assembled, macros)
+            again = _fix(source, assembled, preserved, macros)
         except ConflictError as conflict:
             macros.denied |= conflict.spots
             continue
@@ -140,8 +149,13 @@ def _fix_within_macros(source: AssemblySource, result: Conversion) -> Conversion
     return result
 
 
-def _fix(source: AssemblySource, assembled: Assembled, macros: Macros | None = None) -> Conversion:
-    plans, conversion = _plans(source, assembled, macros)
+def _fix(
+    source: AssemblySource,
+    assembled: Assembled,
+    preserved: Mapping[str, tuple[int, ...]],
+    macros: Macros | None = None,
+) -> Conversion:
+    plans, conversion = _plans(source, assembled, preserved, macros)
     for _ in range(_MOST_ROUNDS):
         text = _edited(source, assembled, plans, macros)
         if text == source.text:
@@ -211,7 +225,10 @@ def line_of(assembled: Assembled, address: int) -> int | None:
 
 
 def _plans(
-    source: AssemblySource, assembled: Assembled, macros: Macros | None
+    source: AssemblySource,
+    assembled: Assembled,
+    preserved: Mapping[str, tuple[int, ...]],
+    macros: Macros | None,
 ) -> tuple[list[_Plan], Conversion]:
     """Find out what every function lacks."""
     image = assembled.image
@@ -224,7 +241,7 @@ def _plans(
     verdicts = {result.fde.begin: result for result in checker.results()}
     written = _Written(directive_lines(assembled), macros, tables)
     plans = []
-    for made in synthesize(image, functions):
+    for made in synthesize(image, functions, preserved):
         conversion.functions += 1
         fde = rows.fde_at(made.function.begin)
         result = None if fde is None else verdicts.get(fde.begin)

@@ -1,0 +1,45 @@
+"""Where the exceptions of a function's calls land."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from fullframe.cfi.frames import Fde
+from fullframe.cfi.lsda import CallSite, read_lsda
+from fullframe.elf.image import Image
+from fullframe.errors import FullframeError
+
+
+class CallSites:
+    """The call sites of one function's LSDA, for look-up by address."""
+
+    def __init__(self, image: Image, fde: Fde) -> None:
+        self._fde = fde
+        self._sites: list[CallSite] = []
+        if fde.lsda is not None:
+            try:
+                lsda = read_lsda(image, fde.lsda, fde.begin)
+                self._sites = sorted(lsda.call_sites, key=lambda site: site.begin)
+            except FullframeError:
+                self._sites = []
+        self._ends = [site.end for site in self._sites]
+        self._arguments = [(fde.begin + delta, size) for delta, _, _, size in fde.relative_rows()]
+        self._any_arguments = any(size for _, size in self._arguments)
+
+    def landing_pad(self, address: int) -> tuple[int, int] | None:
+        """Return (landing pad, bytes of arguments that the unwinder pops) of a call."""
+        position = bisect_right(self._ends, address)
+        if position == len(self._sites) or self._sites[position].begin > address:
+            return None
+        pad = self._sites[position].landing_pad
+        return None if pad is None else (pad, self._pushed_arguments(address))
+
+    def _pushed_arguments(self, address: int) -> int:
+        """Bytes of arguments that ``DW_CFA_GNU_args_size`` says are on the stack at a call."""
+        size = 0
+        if self._any_arguments:
+            for begin, size_there in self._arguments:
+                if begin > address:
+                    break
+                size = size_there
+        return size

@@ -1,0 +1,109 @@
+"""An image's code by FDE: names, ranges, words, stubs."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind
+
+from fullframe.cfi.code import NamedCode
+from fullframe.cfi.frames import Fde
+from fullframe.elf.image import Image
+from fullframe.errors import FullframeError
+from fullframe.x86.registers import Machine
+
+#: No more of a callee is of interest to :class:`fullframe.track.calls.Callees`.
+_LARGEST_CALLEE_BYTES = 1 << 16
+
+
+class ImageCode(NamedCode):
+    """An image's code by FDE: names, ranges, words. Shared by all functions of the image."""
+
+    def __init__(self, image: Image, fdes: list[Fde]) -> None:
+        super().__init__(image)
+        self.fdes = fdes
+        self._begins = [fde.begin for fde in fdes]
+        self.got = _got_address(image)
+        self._stubs: dict[int, bool] = {}
+
+    def covering(self, address: int) -> Fde | None:
+        """Return the FDE whose range covers an address."""
+        position = bisect_right(self._begins, address) - 1
+        if position >= 0:
+            fde = self.fdes[position]
+            if address < fde.end:
+                return fde
+        return None
+
+    def code_of(self, fde: Fde) -> bytes:
+        """Return a function's bytes; raises InputError where the file does not hold them."""
+        return bytes(self.image.read(fde.begin, fde.end - fde.begin))
+
+    def code_at(self, target: int) -> tuple[int, bytes] | None:
+        """Return (``target``, code) from ``target`` to the end of the function there."""
+        fde = self.covering(target)
+        if fde is None or fde.end - target > _LARGEST_CALLEE_BYTES:
+            return None
+        try:
+            return target, bytes(self.image.read(target, fde.end - target))
+        except FullframeError:
+            return None
+
+    def is_plt(self, fde: Fde) -> bool:
+        """Return whether an FDE is that of PLT stubs, of any kind."""
+        section = self.image.section_at(fde.begin)
+        return section is not None and section.name.startswith(".plt")
+
+    def is_seeded_stub(self, fde: Fde, target: int) -> bool:
+        """Return whether an address in an FDE is a PLT stub, which is followed as called.
+
+        Args:
+            fde: covers the address.
+            target: the address.
+        """
+        known = self._stubs.get(target)
+        if known is None:
+            known = False
+            at = target - fde.begin
+            known = (
+                at % 8 == 0
+                and self.is_plt(fde)
+                and is_stub(self.image.machine, self.code_of(fde)[at : at + 16])
+            )
+            self._stubs[target] = known
+        return known
+
+    def in_lazy_plt(self, fde: Fde) -> bool:
+        """Return whether an FDE is that of ``.plt``, whose stubs bind themselves."""
+        section = self.image.section_at(fde.begin)
+        return section is not None and section.name == ".plt"
+
+
+def is_stub(machine: Machine, body: bytes) -> bool:
+    """Return whether code is that of a PLT stub, which callers enter: it jumps through a slot.
+
+    Where indirect branches are tracked, the stub that binds lazily pushes its number instead.
+    What all such stubs share pushes from memory, and is not called.
+    """
+    marked = False
+    for instruction in Decoder(machine.bits, body):
+        if instruction.mnemonic in (Mnemonic.ENDBR32, Mnemonic.ENDBR64) and not marked:
+            marked = True
+            continue
+        if instruction.mnemonic == Mnemonic.PUSH:
+            return marked and instruction.op0_kind not in (OpKind.MEMORY, OpKind.REGISTER)
+        return (
+            instruction.flow_control == FlowControl.INDIRECT_BRANCH
+            and instruction.op0_kind == OpKind.MEMORY
+        )
+    return False
+
+
+def _got_address(image: Image) -> int | None:
+    if image.is_relocatable:
+        return image.got_address
+    for name in (".got.plt", ".got"):
+        for section in image.sections:
+            if section.name == name and section.address:
+                return section.address
+    return None

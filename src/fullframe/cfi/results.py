@@ -1,0 +1,87 @@
+"""What checking finds of one function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fullframe.cfi.claims import Answer, Claim, Verdict
+from fullframe.cfi.frames import Fde
+from fullframe.cfi.trampolines import Trampoline
+from fullframe.track.listing import Listing
+from fullframe.track.state import State
+from fullframe.track.straight import Changes
+
+
+@dataclass(slots=True)
+class Run:
+    """Consecutive boundaries with one verdict.
+
+    Attributes:
+        begin: index of the first instruction.
+        end: index after the last.
+        verdict: the answer and the doubts.
+        reason: why a boundary is assumed or cannot be told.
+        state: the tracker's state there, where there is one.
+        claim: the row in force.
+    """
+
+    begin: int
+    end: int
+    verdict: Verdict
+    reason: str = ""
+    state: State | None = None
+    claim: Claim | None = None
+
+
+@dataclass(slots=True)
+class FunctionResult:
+    """What was found of one function.
+
+    Attributes:
+        fde: the function.
+        listing: its instructions.
+        runs: verdicts, ascending, padding left out.
+        boundaries: instruction boundaries in ``runs``.
+        tally: boundaries by answer.
+        contradictions: (index of the jump, index of its target, verdict there) where what
+            follows from a premise contradicts the claim at a place that was already followed.
+        exits: (address outside the function, where the jump is) to the state on arrival.
+        coarse: proved in the coarse space; there are no runs then, all is proved.
+        changes: then, if there are exits, the states by address.
+        trampoline: the signal trampoline that the function is, or None.
+    """
+
+    fde: Fde
+    listing: Listing
+    runs: list[Run]
+    boundaries: int
+    tally: dict[Answer, int]
+    contradictions: list[tuple[int, int, Verdict]] = field(default_factory=list)
+    exits: dict[tuple[int, int], State] = field(default_factory=dict)
+    coarse: bool = False
+    changes: Changes | None = None
+    trampoline: Trampoline | None = None
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether this is a signal trampoline whose CIE does not say so."""
+        return self.trampoline is not None and not self.fde.cie.is_signal_frame
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether this is a signal trampoline whose CFI does not begin before it."""
+        return self.trampoline is not None and self.trampoline.lead_bytes == 0
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether anything is wrong."""
+        return bool(
+            self.tally[Answer.WRONG] or self.contradictions or self.unmarked or self.unprotected
+        )
+
+
+def reason_of(verdict: Verdict) -> str:
+    """Say why a boundary is assumed, or cannot be told."""
+    if verdict.answer is Answer.ASSUMED:
+        return "reached only by an edge that cannot be seen; its row was taken as premise"
+    return "; ".join(f"{doubt.claimed}: {doubt.actual}" for doubt in verdict.doubts)
