@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from fullframe.cfi.check import ImageChecker
@@ -20,6 +20,7 @@ from fullframe.cfi.write.directives import (
     Unwind,
     initial_unwind,
 )
+from fullframe.cfi.write.exception_tables import ExceptionTable, exception_tables
 from fullframe.cfi.write.functions import Function, functions_of_fdes, functions_of_symbols
 from fullframe.cfi.write.lines import (
     Anchor,
@@ -58,6 +59,7 @@ class _Plan:
         fde: the FDE that is there already, if any.
         patch: the edits.
         inside: what is wanted within macros' bodies.
+        opening: directives right behind ``.cfi_startproc``.
         given_up: boundaries whose rules cannot be written.
         refused: why.
     """
@@ -68,8 +70,24 @@ class _Plan:
     fde: Fde | None
     patch: Patch = field(default_factory=Patch)
     inside: Wanted = field(default_factory=Wanted)
+    opening: list[str] = field(default_factory=list)
     given_up: set[int] = field(default_factory=set)
     refused: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What stands in the source.
+
+    Attributes:
+        directives: lines with CFI directives.
+        macros: macros that directives may be written into, if that is wanted.
+        tables: exception tables, by the begin of their functions.
+    """
+
+    directives: list[DirectiveLine]
+    macros: Macros | None
+    tables: dict[int, ExceptionTable]
 
 
 def fix_source(
@@ -217,9 +235,11 @@ def _plans(
     conversion = Conversion(source.path, source.text, source.text)
     rows = RowMap(image)
     functions = _functions(image, rows)
+    tables = exception_tables(assembled, functions)
+    functions = [_with_table(function, tables) for function in functions]
     checker = ImageChecker(image)
     verdicts = {result.fde.begin: result for result in checker.results()}
-    directives = directive_lines(assembled)
+    written = _Written(directive_lines(assembled), macros, tables)
     plans = []
     for made in synthesize(image, functions, preserved):
         conversion.functions += 1
@@ -229,13 +249,21 @@ def _plans(
             conversion.functions_done += 1
             continue
         try:
-            plan = _plan(source, assembled, made, fde, result, directives, macros)
+            plan = _plan(source, assembled, made, fde, result, written)
         except RefusedError as error:
             conversion.refused.append(error.refusal)
             continue
         plans.append(plan)
         conversion.functions_done += 1
     return plans, conversion
+
+
+def _with_table(function: Function, tables: Mapping[int, ExceptionTable]) -> Function:
+    """Return a function with the exception table that the source has for it."""
+    table = tables.get(function.begin)
+    if table is None or function.lsda is not None:
+        return function
+    return replace(function, lsda=table.address)
 
 
 def _is_wrong(result: FunctionResult) -> bool:
@@ -258,8 +286,7 @@ def _plan(
     made: Synthesized,
     fde: Fde | None,
     result: FunctionResult | None,
-    directives: list[DirectiveLine],
-    macros: Macros | None,
+    written: _Written,
 ) -> _Plan:
     function = made.function
     line = line_of(assembled, function.begin)
@@ -279,14 +306,16 @@ def _plan(
         for address in made.boundaries
     }
     plan = _Plan(function, wanted, made.after_transfer, fde)
+    if function.begin in written.tables:
+        plan.opening += written.tables[function.begin].directives
     if fde is not None and result is not None:
         _keep_what_is_right(plan, fde, result)
-        _mend(source, assembled, plan, directives)
+        _mend(source, assembled, plan, written.directives)
     else:
         for gap in made.gaps:
             text = f"{function.name}: {gap.reason}; the rules before it are left in force"
             plan.refused.append(Refusal(line_of(assembled, gap.begin), text))
-        _write_anew(source, assembled, plan, macros)
+        _write_anew(source, assembled, plan, written.macros)
     for address, register in made.doubts:
         text = f"{function.name}: paths disagree about where {register} is; written as undefined"
         plan.refused.append(Refusal(line_of(assembled, address), text))
@@ -337,6 +366,7 @@ def _write_anew(
     opening = [f"{space}.cfi_startproc"]
     if function.signal_return is not None:
         opening.append(f"{space}.cfi_signal_frame")
+    opening += [f"{space}{text}" for text in plan.opening]
     changes = _place_all(assembled, plan, writer, first, macros)
     plan.patch.insert_before(first.line, opening)
     for anchor, text in changes:
