@@ -38,6 +38,16 @@ def test_permissions_stay_and_new_files_get_the_usual_ones(old: Path) -> None:
     assert modes == [0o640, 0o640]
 
 
+def test_a_pipe_or_device_is_not_replaced(old: Path) -> None:
+    pipe = old.with_name("pipe")
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="pipe is not a regular file"):
+        replace_files({old: b"after", pipe: b"after"})
+    assert pipe.is_fifo()
+    assert old.read_bytes() == b"before"
+    assert sorted(path.name for path in old.parent.iterdir()) == ["old", "pipe"]
+
+
 def test_a_symbolic_link_stays_one(old: Path) -> None:
     link = old.with_name("link")
     link.symlink_to(old.name)

@@ -54,7 +54,7 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
         contents: file to its whole content; through a symbolic link, the file it points at.
 
     Raises:
-        OSError: one of them cannot be written; then all are as they were.
+        OSError: one of them cannot be written, or is no regular file; then all are as they were.
     """
     staged: list[tuple[Path, Path]] = []
     try:
@@ -63,6 +63,9 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
             if target.is_dir():
                 # The only thing that a file cannot be moved over; better known before any is.
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            if target.exists() and not target.is_file():
+                # A device or a pipe would be replaced by a file, and be gone.
+                raise OSError(errno.EINVAL, f"{path} is not a regular file", str(path))
             temporary = target.with_name(f".fullframe-{secrets.token_hex(8)}.new")
             staged.append((temporary, target))
             _write_new(temporary, target, data)

@@ -29,6 +29,15 @@ def gnu() -> Toolchain:
 Record = Callable[[str, object], None]
 
 
+#: Survivors that are called "cannot tell", with the reason.
+UNDECIDED = {
+    "system_call_entry: shift earlier: .cfi_restore %ebp": (
+        "behind SYSENTER the kernel has loaded EBP from the user's stack: the sixth argument, "
+        "which is the caller's EBP; where int $0x80 was taken it is still the stack pointer"
+    ),
+}
+
+
 def check(result: Result, record: Record) -> None:
     record("mutants", result.summary())
     unproved = [one for one in result.unproved if not one[0].startswith(THUNK)]
@@ -36,9 +45,11 @@ def check(result: Result, record: Record) -> None:
     assert not unproved, "the corpus is right, but not proved"
     assert not false, "the corpus itself is wrong"
     assert not result.disagreements
-    # The reviewed list of survivors that are faults of the checker is empty.
-    missed = [(str(outcome.mutant), dict(outcome.answers)) for outcome in result.missed]
-    assert not missed
+    # Nothing that changes a row at a boundary that is reached is taken for proved; and what is not
+    # called wrong is on the reviewed list.
+    missed = {str(outcome.mutant): dict(outcome.answers) for outcome in result.missed}
+    assert not {name for name, answers in missed.items() if not answers.get("cannot_tell")}
+    assert missed.keys() <= UNDECIDED.keys()
     assert result.total()["killed"] > 100
 
 

@@ -204,6 +204,11 @@ def test_what_bounds_a_table(compare_and_branch: str, wanted: int) -> None:
     assert reader.find(code, _BEGIN) == {8: targets[:wanted]}
 
 
+def test_saving_through_a_register_leaves_it_the_callers(tmp_path: Path) -> None:
+    """Saving one register where another points to does not change the other."""
+    assert _tally("mov %rbx, -8(%rbp)\nmov %r12, (%rbx)\nret", tmp_path) == (0, 0)
+
+
 def _distances(following: Callable[[int], int | None]) -> dict[int, list[int]]:
     code = bytes.fromhex(
         "488d0df90f0000"  # lea 0x2000(%rip), %rcx
@@ -253,3 +258,68 @@ def test_vector_store_of_an_unrolled_loop(tmp_path: Path) -> None:
     """Clang fills a short array with vectors, and more of them than the array can take."""
     body = _CONTAINER.format(given=16).replace("movq %rcx, 32(%rdx)", "movups %xmm0, 40(%rsp)")
     assert _tally(body, tmp_path) == (0, 3)
+
+
+def test_table_in_the_code(tmp_path: Path) -> None:
+    """libffi 3.2's ``ffi_call_unix64`` has its table of distances right behind the jump."""
+    body = """
+    pushq %rbx
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset %rbx, -16
+    leaq 1f(%rip), %r11
+    movslq (%r11,%r10,4), %r10
+    addq %r11, %r10
+    jmp *%r10
+    1:
+    .long 2f-1b, 3f-1b, 3f-1b, 2f-1b
+    2:
+    popq %rbx
+    .cfi_remember_state
+    .cfi_adjust_cfa_offset -8
+    .cfi_restore %rbx
+    ret
+    3:
+    .cfi_restore_state
+    popq %rbx
+    .cfi_adjust_cfa_offset {adjust}
+    .cfi_restore %rbx
+    ret
+    """
+    report = _check(body.format(adjust=-8), tmp_path)
+    assert (report.boundaries, report.proved) == (9, 9)
+    assert _check(body.format(adjust=8), tmp_path).wrong == 1
+
+
+_LAST_CASE = """
+    cmpl $1, %eax
+    jne 2f
+    1:
+    pushq %rbx
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset %rbx, -16
+    cmpl $1, %edi
+    je 3f
+    popq %rbx
+    .cfi_remember_state
+    .cfi_adjust_cfa_offset -8
+    .cfi_restore %rbx
+    ret
+    2:
+    cmpl $2, %eax
+    je 1b
+    {filler}
+    .cfi_restore_state
+    3:
+    call *%rsi
+    popq %rbx
+    .cfi_adjust_cfa_offset -8
+    .cfi_restore %rbx
+    ret
+"""
+
+
+def test_last_case_tested_all_the_same(tmp_path: Path) -> None:
+    """GCC puts anything behind a jump that, of the values there can be, the last one takes."""
+    assert _check(_LAST_CASE.format(filler="nopl (%rax)"), tmp_path).wrong == 0
+    # Without alignment between, a compiler would have dropped the test.
+    assert _check(_LAST_CASE.format(filler=""), tmp_path).wrong > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 from pathlib import Path
@@ -119,27 +120,33 @@ def linked(directory: Path, bits: int, obj: Path, text: str = CPP) -> Path:
     return output
 
 
-def test_an_exception_comes_through(tmp_path: Path) -> None:
-    before = assembled(tmp_path, 64)
-    first = subprocess.run([str(linked(tmp_path, 64, before))], capture_output=True, text=True)
+@pytest.mark.parametrize("bits", [64, 32])
+def test_an_exception_comes_through(tmp_path: Path, bits: int) -> None:
+    before = assembled(tmp_path, bits)
+    first = subprocess.run([str(linked(tmp_path, bits, before))], capture_output=True, text=True)
     assert first.returncode == -6
     assert "terminate called" in first.stderr
     result = attach(str(before))
     assert (result.functions, result.left_out, result.remarks) == (["call_back"], [], [])
     after = tmp_path / "after.o"
     after.write_bytes(result.data)
-    second = subprocess.run([str(linked(tmp_path, 64, after))], capture_output=True, text=True)
+    second = subprocess.run([str(linked(tmp_path, bits, after))], capture_output=True, text=True)
     assert (second.returncode, second.stdout) == (0, "caught through 77\n")
 
 
-def test_wrong_rows_do_not_let_it_through(tmp_path: Path) -> None:
-    """The test above can fail: with one saved register in the wrong slot, 77 does not come back."""
-    result = attach(str(assembled(tmp_path, 64)))
-    # DW_CFA_offset r12 (0x8c) 3 (times -8) becomes 2.
-    assert result.data.count(b"\x8c\x03") == 1
+@pytest.mark.parametrize(("bits", "right", "wrong"), [(64, "8c03", "8c02"), (32, "8603", "8602")])
+def test_wrong_rows_do_not_let_it_through(
+    tmp_path: Path, bits: int, right: str, wrong: str
+) -> None:
+    """The test above can fail: with one saved register in the wrong slot, 77 does not come back.
+
+    DW_CFA_offset of r12 or esi, 3 words below the CFA, becomes 2 words.
+    """
+    result = attach(str(assembled(tmp_path, bits)))
+    assert result.data.count(bytes.fromhex(right)) == 1
     broken = tmp_path / "broken.o"
-    broken.write_bytes(result.data.replace(b"\x8c\x03", b"\x8c\x02"))
-    run = subprocess.run([str(linked(tmp_path, 64, broken))], capture_output=True, text=True)
+    broken.write_bytes(result.data.replace(bytes.fromhex(right), bytes.fromhex(wrong)))
+    run = subprocess.run([str(linked(tmp_path, bits, broken))], capture_output=True, text=True)
     assert run.stdout != "caught through 77\n"
 
 
@@ -298,3 +305,102 @@ class TestBadInput:
                 attach(str(path))
             except FullframeError as error:
                 assert str(path) in str(error)  # noqa: PT017 - some damage is harmless
+
+
+#: Stays in the callback: for a sampling profiler, or (stopped) for a look from outside.
+SPIN = """#include <signal.h>
+int call_back(int (*f)(int), int x);
+__attribute__((noinline)) int spinner(int x) {
+  volatile int i;
+  if (HOLD) raise(SIGSTOP);
+  for (i = 0; i < 30000000; i++);
+  return x + i;
+}
+int main(void) { return call_back(spinner, 5) == 0; }
+"""
+
+
+def _chains(program: Path) -> list[list[str]]:
+    """Return the call chains that perf records in the callback, innermost first."""
+    perf = need("perf")
+    data = program.with_suffix(".perf")
+    # The clock, since a virtual machine may count no cycles.
+    run = subprocess.run(
+        [perf, "record", "-q", "-e", "cpu-clock", "--call-graph", "dwarf", "-o", str(data),
+         str(program)], capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if run.returncode or not data.exists():
+        skip_or_fail(f"perf cannot record here: {run.stderr[-200:]}")
+    run = subprocess.run(
+        [perf, "script", "-i", str(data), "-F", "ip,sym"], capture_output=True, text=True
+    )
+    chains = [
+        [line.split()[1] for line in sample.splitlines() if len(line.split()) > 1]
+        for sample in run.stdout.split("\n\n")
+    ]
+    return [chain for chain in chains if chain[:1] == ["spinner"]]
+
+
+def test_perf_walks_through_it(tmp_path: Path) -> None:
+    """`perf record --call-graph dwarf` copies the stack and unwinds it by the CFI."""
+    before, after = assembled(tmp_path, 64), tmp_path / "after.o"
+    text = SPIN.replace("HOLD", "0")
+    chains = _chains(linked(tmp_path, 64, before, text))
+    assert chains
+    assert not any("main" in chain for chain in chains)
+    after.write_bytes(attach(str(before)).data)
+    chains = _chains(linked(tmp_path, 64, after, text))
+    # Not every sample: perf copies what it is told to, and may lose some.
+    through = [chain for chain in chains if chain[2:3] == ["main"]]
+    assert len(through) > 0.9 * len(chains) > 0
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+def test_elfutils_walks_through_it(tmp_path: Path, bits: int) -> None:
+    """`eu-stack` unwinds a stopped process with elfutils' own unwinder."""
+    stack = need("eu-stack")
+    before, after = assembled(tmp_path, bits), tmp_path / "after.o"
+    after.write_bytes(attach(str(before)).data)
+    for obj, is_found in ((before, False), (after, True)):
+        program = linked(tmp_path, bits, obj, SPIN.replace("HOLD", "1"))
+        process = subprocess.Popen([str(program)])
+        try:
+            os.waitpid(process.pid, os.WUNTRACED)
+            run = subprocess.run(
+                [stack, "-p", str(process.pid)], capture_output=True, text=True, timeout=60
+            )
+        finally:
+            process.kill()
+            process.wait()
+        if "spinner" not in run.stdout:
+            skip_or_fail(f"eu-stack cannot look at a process here: {run.stderr[-200:]}")
+        names = [line.split()[-1] for line in run.stdout.splitlines() if line.startswith("#")]
+        assert ("main" in names) is is_found
+        if is_found:
+            where = names.index("main")
+            assert names[where - 2 : where] == ["spinner", "call_back.again"]
+
+
+def test_function_with_code_that_nothing_visible_leads_to(tmp_path: Path) -> None:
+    """Rules that the code behind an unreadable jump contradicts are not written."""
+    source, output = tmp_path / "x.asm", tmp_path / "x.o"
+    source.write_text(
+        "bits 64\nsection .text\nglobal good, blind\n"
+        "good: push rbx\n mov rbx, rdi\n pop rbx\n ret\n"
+        "blind: mov rax, [rdi]\n push rbp\n test esi, esi\n js .last\n jz .framed\n jmp rax\n"
+        ".framed: sub rsp, 24\n jmp rax\n"
+        ".one: push rbx\n mov rbx, rdi\n call good\n pop rbx\n pop rbp\n ret\n"
+        ".last: pop rbp\n ret\n"
+    )
+    subprocess.run([need("nasm"), "-felf64", str(source), "-o", str(output)], check=True)
+    result = attach(str(output))
+    assert result.functions == ["good"]
+    (left,) = result.left_out
+    assert left.name == "blind"
+    assert "what leads there, such as a table of jumps, is not understood" in left.reason
+    rows = RowMap(Image.from_bytes(result.data, "x.o"))
+    assert len(rows.fdes) == 1
+    assert not any(
+        checked.tally[Answer.WRONG]
+        for checked in ImageChecker(Image.from_bytes(result.data, "x.o")).results()
+    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from fullframe.cfi.write.decode import decode_source
 from fullframe.cli.main import main
 from fullframe.errors import InputError
 from tests.cfi_write.support import need, source
-from tests.support import skip_or_fail
 
 #: A function in the manner of the 2015 i386 vDSO: three pushes, and their CFI in hexadecimal.
 I386 = """/* The fast entry. */
@@ -350,72 +347,60 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert path.read_text() == before
 
 
-# -- real sources --------------------------------------------------------------------------------
-
-LIBFFI_CONFIG = """#define HAVE_AS_X86_PCREL 1
-#define HAVE_HIDDEN_VISIBILITY_ATTRIBUTE 1
-#define EH_FRAME_FLAGS "a"
-#define HAVE_LONG_DOUBLE 1
-#define FFI_HIDDEN(name) .hidden name
+def _both_sections(debug_frame: str) -> str:
+    """The 64-bit sample with the same FDE in .debug_frame, without its personality routine."""
+    return f"""\t.text
+f:\tpush %rbx
+1:\tpop %rbx
+2:\tret
+3:
+\t.section .debug_frame,"",@progbits
+4:\t.long 6f-5f
+5:\t.long -1
+\t.byte 1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0x90, 1
+\t.balign 8
+6:\t.long 8f-7f
+7:\t.long 4b
+\t.quad f, 3b-f
+{debug_frame}
+\t.balign 8
+8:
+\t.section .eh_frame,"a",@progbits
+4:\t.long 6f-5f
+5:\t.long 0
+\t.byte 1
+\t.asciz "zPR"
+\t.byte 1, 0x78, 16, 6, 0x9b
+\t.long DW.ref.personality-.
+\t.byte 0x1b, 0x0c, 7, 8, 0x90, 1
+\t.balign 8
+6:\t.long 8f-7f
+7:\t.long 7b-4b
+\t.long f-., 3b-f
+\t.byte 0, 0x41, 0x0e, 16, 0x83, 2, 0x41, 0x0e, 8
+\t.balign 8
+8:
 """
 
 
-def debian_source(directory: Path, package: str) -> Path:
-    """Fetch and unpack a Debian source package, without touching the system's apt lists."""
-    need("apt-get")
-    parts = directory / "parts"
-    parts.mkdir()
-    suite = "bookworm"
-    for line in Path("/etc/os-release").read_text().splitlines():
-        if line.startswith("VERSION_CODENAME="):
-            suite = line.split("=")[1].strip('"')
-    (parts / "source.sources").write_text(
-        f"Types: deb-src\nURIs: http://deb.debian.org/debian\nSuites: {suite}\nComponents: main\n"
-        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+def test_two_sections_of_which_one_has_a_personality() -> None:
+    """LuaJIT writes both; only .eh_frame has a personality routine, and it is kept."""
+    text = _both_sections("\t.byte 0x41, 0x0e, 16, 0x83, 2, 0x41, 0x0e, 8")
+    result = decode_source(source(text))
+    assert (result.refused, result.differences) == ([], [])
+    assert result.boundaries_compared == 6
+    assert ".cfi_sections .debug_frame, .eh_frame\n" in result.new_text
+    assert ".cfi_personality 0x9b, DW.ref.personality\n" in result.new_text
+
+
+def test_two_sections_that_disagree_are_refused() -> None:
+    """Directives say the same to both sections."""
+    text = _both_sections("\t.byte 0x41, 0x0e, 24, 0x83, 2, 0x41, 0x0e, 8")
+    result = decode_source(source(text))
+    assert not result.changed
+    (refusal,) = result.refused
+    assert refusal.line == 11
+    assert refusal.message == (
+        "f: .debug_frame and .eh_frame do not say the same at .text+0x1; directives write one "
+        "thing to both: remove one of the two sections"
     )
-    (directory / "lists/partial").mkdir(parents=True)
-    options = [
-        "-o", "Dir::Etc::SourceList=/dev/null", "-o", f"Dir::Etc::SourceParts={parts}",
-        "-o", f"Dir::State::Lists={directory / 'lists'}", "-o", f"Dir::Cache={directory}",
-        "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=20",
-    ]  # fmt: skip
-    for command in (["update"], ["source", "--download-only", package]):
-        run = subprocess.run(
-            ["apt-get", "-q", *options, *command],
-            cwd=directory, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
-        if run.returncode:
-            skip_or_fail(f"apt-get {command[0]} gets no sources here: {run.stderr[-200:]}")
-    (archive,) = directory.glob(f"{package}_*.orig.tar.*")
-    if archive.suffix == ".asc":
-        skip_or_fail("no archive")
-    with tarfile.open(archive) as tar:
-        tar.extractall(directory, filter="data")
-    return next(path for path in directory.iterdir() if path.name.startswith(f"{package}-"))
-
-
-def test_libffi(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = debian_source(tmp_path, "libffi")
-    (root / "fficonfig.h").write_text(LIBFFI_CONFIG)
-    template = (root / "include/ffi.h.in").read_text()
-    for name, value in (("TARGET", "X86_64"), ("HAVE_LONG_DOUBLE", "1"), ("VERSION", "0"),
-                        ("FFI_EXEC_TRAMPOLINE_TABLE", "0")):  # fmt: skip
-        template = template.replace(f"@{name}@", value)
-    (root / "ffi.h").write_text(template)
-    include = [f"-I{root}", f"-I{root}/include", f"-I{root}/src/x86"]
-    for name, flags in (
-        ("unix64", []),
-        ("sysv", ["-m32", "-fno-pic"]),
-        ("sysv", ["-m32", "-fPIC"]),
-    ):
-        path = root / f"src/x86/{name}.S"
-        original = path.read_text()
-        assert main(["cfi", "decode", str(path), "--json", "--", *include, *flags]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["changed"]
-        assert told["differences"] == told["refused"] == []
-        assert told["boundaries_compared"] > 200
-        assert path.read_text() == original
-        with capsys.disabled():
-            print(f"\ndecode: libffi {name}.S {' '.join(flags)}: {told['boundaries_compared']} "
-                  "boundaries, 0 differences")  # fmt: skip

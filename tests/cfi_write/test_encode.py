@@ -112,6 +112,22 @@ def test_encode_and_decode_keep_every_row(generated: tuple[str, str]) -> None:
     assert (again.refused, again.differences) == ([], [])
 
 
+@pytest.mark.parametrize("first", ["", "\t.cfi_remember_state\n"], ids=["into the CIE", "kept"])
+def test_rules_before_the_first_instruction(first: str) -> None:
+    """GNU as moves them into the CIE, and a later restore goes back to them; LLVM does neither."""
+    text = (
+        "\t.text\nf:\n\t.cfi_startproc\n"
+        f"{first}\t.cfi_offset %rbx, -16\n\tnop\n\t.cfi_restore %rbx\n\tnop\n"
+        "\t.cfi_register %rbx, %rax\n\tnop\n\t.cfi_restore %rbx\n\tret\n\t.cfi_endproc\n"
+    )
+    encoded = encode_source(source(text, "-m64"))
+    assert (encoded.refused, encoded.differences) == ([], [])
+    decoded = decode_source(source(encoded.new_text, "-m64"))
+    assert (decoded.refused, decoded.differences) == ([], [])
+    # What is written means one thing to every assembler.
+    assert ".cfi_restore" not in decoded.new_text
+
+
 # -- compilers' output and other assemblers ------------------------------------------------------
 
 

@@ -238,6 +238,28 @@ k:
 """
 
 
+@pytest.mark.parametrize(("caller", "functions"), [("", 1), ("g:\tcall\tinside\n\tret\n", 3)])
+def test_a_global_label_within_a_function_is_none(caller: str, functions: int) -> None:
+    """It has the function's frame; only what is called is entered without one."""
+    text = """\
+\t.globl\tf, inside
+\t.type\tf, @function
+f:
+\tpushq\t%rbx
+\tmovq\t%rdi, %rbx
+inside:
+\tpopq\t%rbx
+\tret
+\t.size\tf, . - f
+"""
+    text += "\t.globl g\n" + caller if caller else ""
+    result = fix_source(source(text))
+    assert result.functions == functions
+    if not caller:
+        assert result.new_text.count(".cfi_startproc") == 1
+        assert "\tpopq\t%rbx\n\t.cfi_def_cfa_offset 8\n" in result.new_text
+
+
 def test_what_is_right_stays() -> None:
     result = fix_source(source(ANNOTATED))
     assert not result.changed
@@ -393,7 +415,7 @@ class TestCommand:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         need("gcc")
-        macro = ".globl k\n.macro SAVE\npush %rbx\npush %r12\n.endm\n"
+        macro = ".globl k\n.macro SAVE\npush %rbx; push %r12\n\n.endm\n"
         text = macro + "k:\n SAVE\n call g\n pop %r12\n pop %rbx\n ret\n"
         path = tmp_path / "m.S"
         path.write_text(text)

@@ -178,6 +178,8 @@ def test_every_key_of_compare_is_documented():
         ("table lint", ["bad.tbl"]),
         ("table diff", ["bad.tbl", "good.tbl"]),
         ("entry generate", ["good.tbl", "--strategy", "annotated", "-o", "out", "--build"]),
+        ("vdso build", ["--machine", "i386", "-o", "images"]),
+        ("vdso dump", ["-o", "running"]),
         ("explain", []),
     ],
 )

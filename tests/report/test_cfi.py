@@ -53,7 +53,9 @@ def test_every_code_has_its_rule(code):
     log = sarif(check_sarif_results([finding(code)]), DIAGNOSTICS)
     (run,) = log["runs"]
     (result,) = run["results"]
-    assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] == code
+    rule = run["tool"]["driver"]["rules"][result["ruleIndex"]]
+    assert rule["id"] == result["ruleId"] == code
+    assert rule["name"].isalnum()
 
 
 def test_sarif_places():
@@ -97,7 +99,7 @@ def test_known_findings_are_counted():
 
 
 def test_doubts_largest_first():
-    report = FileReport("a", doubtful=[Doubtful(f"reason {n}", "f", 0x10, n) for n in (1, 7, 3)])
+    report = FileReport("a", doubtful=[Doubtful(f"reason {n}", "f", "0x10", n) for n in (1, 7, 3)])
     out = io.StringIO()
     write_doubts(out, report, 2)
     assert out.getvalue() == (

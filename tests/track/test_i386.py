@@ -164,9 +164,9 @@ def test_16_bit_push() -> None:
 def test_all_registers_at_once() -> None:
     """``pusha`` stores ax cx dx bx sp bp si di, downward; ``popa`` skips the stack pointer.
 
-    The tracker does not follow the copy of the stack pointer at -24, which nothing reads back.
+    The stack pointer's slot holds what it was before.
     """
-    held = "[-8]=ax [-12]=cx [-16]=dx [-20]=bx [-28]=bp [-32]=si [-36]=di"
+    held = "[-8]=ax [-12]=cx [-16]=dx [-20]=bx [-24]=CFA-4 [-28]=bp [-32]=si [-36]=di"
     hold(
         f"""
         pusha                | CFA-4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fullframe.x86.registers import AX, R10
+import pytest
+
+from fullframe.x86.registers import AX, DX, R10
 from tests.track.following import hold
 
 
@@ -133,4 +135,86 @@ def test_x86_64_loses_the_stack_pointer_by_its_low_half() -> None:
         sub $24, %esp             | CFA-16 [-16]=bx
         nop                       | other [-16]=bx
         ret                       | other [-16]=bx
+    """)
+
+
+def test_x32_keeps_an_address_in_half_a_slot() -> None:
+    """A pointer is saved in 32 bits; its neighbour is another's."""
+    hold(
+        """
+        push %rbp                 | CFA-8
+        mov %rsp, %rbp            | CFA-16 [-16]=bp
+        mov %esp, -12(%rbp)       | CFA-16 bp=CFA-16 [-16]=bp
+        movl $0, -8(%rbp)         | CFA-16 bp=CFA-16 [-16]=bp [-28]=half(CFA-16)
+        movl $0, -16(%rbp)        | CFA-16 bp=CFA-16 [-16]=bp [-28]=half(CFA-16)
+        sub $24, %esp             | CFA-16 bp=CFA-16 [-16]=bp [-28]=half(CFA-16)
+        mov -12(%rbp), %esp       | CFA-40 bp=CFA-16 [-16]=bp [-28]=half(CFA-16)
+        movb $0, -9(%rbp)         | CFA-16 bp=CFA-16 [-16]=bp [-28]=half(CFA-16)
+        leave                     | CFA-16 bp=CFA-16 [-16]=bp
+        ret                       | CFA-8 [-16]=bp
+        """,
+        x32=True,
+    )
+
+
+def test_x32_does_not_take_half_a_slot_for_a_word() -> None:
+    hold(
+        """
+        mov %rsp, %rbp            | CFA-8
+        mov %esp, -16(%rsp)       | CFA-8 bp=CFA-8
+        mov -16(%rsp), %rbp       | CFA-8 bp=CFA-8 [-24]=half(CFA-8)
+        ret                       | CFA-8 bp=unknown [-24]=half(CFA-8)
+        """,
+        x32=True,
+    )
+
+
+def test_x32_return_address_in_half_a_register() -> None:
+    """A return address is 32 bits wide there, so that a 32-bit move keeps all of it."""
+    hold(
+        """
+        mov (%rsp), %edx          | CFA-8
+        lea 8(%rsp), %esp         | CFA-8 dx=ip
+        jmp *%rdx                 | CFA+0 dx=ip
+        """,
+        x32=True,
+        scratch=(DX,),
+    )
+
+
+def test_enter_copies_frame_pointers() -> None:
+    """Intel SDM vol. 2, ENTER: with a level, the outer frame pointers and its own are pushed."""
+    hold("""
+        enter $16, $1        | CFA-8
+        enter $8, $3         | CFA-40 bp=CFA-16 [-16]=bp [-24]=CFA-16
+        mov -8(%rbp), %rax   | CFA-80 bp=CFA-48 [-16]=bp [-24]=CFA-16 [-48]=CFA-16 [-56]=CFA-16 \
+[-72]=CFA-48
+        leave                | CFA-80 bp=CFA-48 [-16]=bp [-24]=CFA-16 [-48]=CFA-16 [-56]=CFA-16 \
+[-72]=CFA-48
+        leave                | CFA-40 bp=CFA-16 [-16]=bp [-24]=CFA-16 [-48]=CFA-16 [-56]=CFA-16 \
+[-72]=CFA-48
+        ret                  | CFA-8 [-16]=bp [-24]=CFA-16 [-48]=CFA-16 [-56]=CFA-16 [-72]=CFA-48
+    """)
+
+
+def test_stack_pointer_out_of_pusha() -> None:
+    held = "[-8]=ax [-12]=cx [-16]=dx [-20]=bx [-24]=CFA-4 [-28]=bp [-32]=si [-36]=di"
+    hold(
+        f"""
+        pusha                | CFA-4
+        mov 12(%esp), %esp   | CFA-36 {held}
+        ret                  | CFA-4 {held}
+        """,
+        32,
+    )
+
+
+@pytest.mark.parametrize("compare", ["cmp %al, %spl", "cmp %ax, %sp", "cmp %eax, %esp"])
+def test_equal_parts_of_registers_do_not_make_them_equal(compare: str) -> None:
+    hold(f"""
+        lea -0x8000(%rsp), %rax   | CFA-8
+        1: sub $0x1000, %rsp      | joined+0
+        {compare}                 | joined-4096
+        jne 1b                    | joined-4096
+        ret                       | joined-4096
     """)

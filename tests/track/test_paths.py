@@ -211,3 +211,16 @@ def test_probing_loop_on_i386() -> None:
         32,
         scratch=(AX,),
     )
+
+
+def test_loop_that_moves_the_stack_pointer_both_ways_comes_to_an_end() -> None:
+    """What is not known of a joined stack has one form only, or two states would alternate."""
+    first = "[-16]=bx [-24]=different on different paths [joined+0]=bx"
+    hold(f"""
+        push %rbx     | CFA-8
+        1: push %rbx  | joined+0 {first}
+        jz 1b         | joined-8 {first} [joined-8]=bx
+        pop %rbx      | joined-8 {first} [joined-8]=bx
+        jz 1b         | joined+0 {first} [joined-8]=bx
+        ret           | joined+0 {first} [joined-8]=bx
+    """)

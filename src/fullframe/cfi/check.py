@@ -138,7 +138,7 @@ class ImageChecker:
         if self._paths_disagree(result):
             # A function that never returns, unknown to be one, leads into whatever code stands
             # behind its call. If nothing disagrees without these edges, they are not there.
-            doubted = visit(fde, parts.body, parts.rows, parts.begin, trampoline, doubt_calls=True)
+            doubted = visit(fde, parts.body, parts.rows, parts.begin, trampoline, doubting=True)
             # The filler behind such a call is then reached by nothing, and is not counted.
             unseen = doubted.tally[Answer.ASSUMED] - result.tally[Answer.ASSUMED]
             if unseen <= 0 and not self._paths_disagree(doubted):

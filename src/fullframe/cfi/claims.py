@@ -25,6 +25,7 @@ from fullframe.cfi.rules import (
     RegisterRule,
     Registers,
     Rule,
+    SameValue,
     Undefined,
     ValExpression,
     ValOffset,
@@ -50,7 +51,7 @@ from fullframe.track.values import (
     is_lent,
     is_unplaced,
 )
-from fullframe.x86.registers import IP, SP, Machine
+from fullframe.x86.registers import FLAGS, IP, SP, Machine
 
 
 class Answer(IntEnum):
@@ -125,7 +126,8 @@ class Claim:
 
     Attributes:
         cfa: how to compute the CFA.
-        rules: hardware register number to rule, general registers and ``IP`` only.
+        rules: hardware register number to rule, general registers, ``IP`` and ``FLAGS`` only;
+            the flags are judged in signal frames, where alone they are the caller's.
         reads_ip: an expression reads the instruction pointer, so that the claim means
             something else at every address.
         ip_mask: which bits of the address matter then.
@@ -201,11 +203,14 @@ class ClaimBook(Wording):
                 self._claims.clear()
             numbers = self.machine.dwarf_to_hardware
             rules = {numbers[n]: rule for n, rule in registers.items() if n in numbers}
+            flags = registers.get(self.machine.dwarf_flags)
+            if flags is not None and not isinstance(flags, Undefined | SameValue):
+                rules[FLAGS] = flags
             mask = 0
             for rule in (cfa, *rules.values()):
                 if isinstance(rule, CfaExpression | Expression | ValExpression):
                     mask |= _ip_mask(rule.code, self.machine)
-            scratch = [n for n in rules if n != SP and n not in self._columns]
+            scratch = [n for n in rules if n not in (SP, FLAGS) and n not in self._columns]
             found = self._claims[key] = Claim(cfa, rules, mask, tuple(sorted(scratch)))
         return found
 
@@ -238,6 +243,8 @@ class ClaimBook(Wording):
         pointer = state.registers[SP]
         if isinstance(pointer, Address) and pointer.region is SIGNAL_REGION:
             columns: tuple[int, ...] = self._all_columns
+            if FLAGS in claim.rules:
+                columns = (*columns, FLAGS)  # few say where they are; who does must be right
         elif claim.scratch and not space.precise:
             return self._remember(state, key, _TOO_COARSE)
         else:

@@ -14,7 +14,7 @@ from fullframe.cfi.frames import Fde
 from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
 from fullframe.track.jump_tables import TableReader
-from fullframe.track.listing import Listing, is_filler
+from fullframe.track.listing import INDIRECT, Listing, is_filler
 from fullframe.track.state import State
 
 
@@ -27,8 +27,10 @@ class FunctionContext:
         body: its bytes.
         rows: its claims.
         classifier: coarse or precise.
-        doubt_calls: take it that a call of something unseen does not return where control
-            arrives behind it otherwise.
+        doubting: take it that edges are not there that only the compiler could rule out: a
+            call of something unseen does not return where control arrives behind it
+            otherwise; a branch before alignment is always taken where the row behind the
+            alignment is another path's.
     """
 
     def __init__(
@@ -39,9 +41,9 @@ class FunctionContext:
         rows: ClaimRows,
         classifier: Classifier,
         *,
-        doubt_calls: bool = False,
+        doubting: bool = False,
     ) -> None:
-        self.doubt_calls = doubt_calls
+        self.doubting = doubting
         self._code = facts.code
         self._fde = fde
         self._body = body
@@ -116,7 +118,7 @@ class FunctionContext:
         while following + 1 < len(listing.starts) and self._is_filler(listing, following):
             following += 1
         if (
-            self.doubt_calls
+            self.doubting
             and self.is_leader(listing, following)
             and (target is None or not self._callees.is_seen(target))
         ):
@@ -142,6 +144,28 @@ class FunctionContext:
         self.noreturn[index] = "shape of the CFI"
         self.excused.setdefault(there, set()).add(returned)
         return None
+
+    def falls_through(self, listing: Listing, index: int, state: State) -> bool:
+        """Return whether control goes on behind the conditional jump at ``index``.
+
+        Where the last case of a ``switch`` is known to be the only one left, GCC may test for
+        it all the same, and put whatever comes next behind the jump that is always taken.
+        """
+        following = index + 1
+        while following + 1 < len(listing.starts) and self._is_filler(listing, following):
+            following += 1
+        if following == index + 1:
+            return True
+        there = listing.starts[following]
+        claim = self.claim_at(there)
+        if claim is None or claim is self.claim_at(listing.starts[index]):
+            return True
+        space = self._classifier.space
+        verdict = self._book.judge(space, state, claim, listing.begin + there)
+        if verdict.answer is not Answer.WRONG:
+            return True
+        self.excused.setdefault(there, set()).add(state)
+        return False
 
     def _taken_back(self, listing: Listing, index: int, state: State) -> int:
         """Return how many bytes the code right behind a call takes back after the callee's pop.
@@ -192,16 +216,26 @@ class FunctionContext:
 
     def _tables_of(self, listing: Listing) -> dict[int, list[int]]:
         if self._tables is None:
-            reader = TableReader(
-                self._classifier.space.machine,
-                self._code.read_word,
-                self._code.got,
-                lambda address: self._is_jump_target(listing, address),
-                self._callees.clobbered,
-                self._code.references.following,
-            )
-            self._tables = reader.find(self._body, listing.begin)
+            self._tables = self._reader(listing).find(self._body, listing.begin)
         return self._tables
+
+    def _reader(self, listing: Listing) -> TableReader:
+        return TableReader(
+            self._classifier.space.machine,
+            self._code.read_word,
+            self._code.got,
+            lambda address: self._is_jump_target(listing, address),
+            self._callees.clobbered,
+            self._code.references.following,
+        )
+
+    def without_tables(self, listing: Listing) -> bytes:
+        """Return the function's bytes with filler for each jump table that stands in the code."""
+        body = self._body
+        if any(kind == INDIRECT for _, kind, _ in listing.events):
+            for offset, size in self._reader(listing).within(body, listing.begin):
+                body = body[:offset] + b"\x90" * size + body[offset + size :]
+        return body
 
     def entered_by_call(self, listing: Listing, offset: int) -> bool:
         """See :class:`fullframe.track.flow.Surroundings`."""

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax
+from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax, OpKind
 
 from fullframe.cfi.claims import CFA_COLUMN, Answer, Doubt
 from fullframe.cfi.findings import Doubtful, Finding, FunctionReport, Severity
@@ -22,11 +22,40 @@ if TYPE_CHECKING:
 
 _formatter = Formatter(FormatterSyntax.GAS)
 _formatter.space_after_operand_separator = True
+_NEAR_BRANCHES = frozenset({OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64})
 
 
-def instruction_text(bits: int, encoding: bytes, address: int) -> str:
-    """Disassemble one instruction in GNU syntax."""
+def plain_text(bits: int, encoding: bytes, address: int) -> str:
+    """Disassemble one instruction in GNU syntax, wherever it comes from.
+
+    Args:
+        bits: of the machine, 32 or 64.
+        encoding: the instruction's bytes; more may follow.
+        address: of the first.
+    """
     return str(_formatter.format(Decoder(bits, encoding, DecoderOptions.NONE, address).decode()))
+
+
+def instruction_text(image: Image, encoding: bytes, address: int) -> str:
+    """Disassemble one instruction in GNU syntax.
+
+    The target of a branch is named where a function or PLT stub is there, and is otherwise a place
+    in the file's own terms.
+
+    Args:
+        image: the file.
+        encoding: the instruction's bytes; more may follow.
+        address: of the first.
+    """
+    instruction = Decoder(image.machine.bits, encoding, DecoderOptions.NONE, address).decode()
+    if instruction.op_count != 1 or instruction.op0_kind not in _NEAR_BRANCHES:
+        return str(_formatter.format(instruction))
+    target = instruction.near_branch_target
+    name = image.name_of(target)
+    symbol = image.symbol_at(target)
+    if symbol is not None and symbol.address != target:
+        name = image.place(target)
+    return f"{_formatter.format_mnemonic(instruction)} {name}"
 
 
 def report_of(checker: ImageChecker, result: FunctionResult) -> FunctionReport:
@@ -66,7 +95,8 @@ def _doubtful(checker: ImageChecker, result: FunctionResult) -> list[Doubtful]:
                 found[-1].boundaries += run.end - run.begin
             else:
                 address = result.listing.begin + result.listing.starts[run.begin]
-                found.append(Doubtful(run.reason, name, address, run.end - run.begin))
+                place = checker.image.place(address)
+                found.append(Doubtful(run.reason, name, place, run.end - run.begin))
             end = run.end
     return found
 
@@ -199,7 +229,7 @@ def _make(
         address=address,
         end_address=end_address,
         source=image.source_line(address),
-        instruction=instruction_text(image.machine.bits, encoding, address),
+        instruction=instruction_text(image, encoding, address),
         claimed=doubt.claimed,
         actual=doubt.actual,
         message=message,

@@ -17,7 +17,8 @@ from pathlib import Path
 from fullframe.cfi.check import Engine, check_image
 from fullframe.cfi.findings import FileReport
 from fullframe.elf.image import Image
-from fullframe.errors import FullframeError, InputError, Place
+from fullframe.errors import FullframeError, InputError, Place, ToolMissingError
+from fullframe.run.running_vdso import PROCESS_ABIS, RunningVdso, read_running_vdso
 
 _MAGIC = b"\x7fELF"
 #: Larger files are checked by all processes together.
@@ -191,27 +192,32 @@ def _size(path: str) -> int:
         return 0
 
 
-def check_live_vdso() -> FileReport:
-    """Check the vDSO that the running kernel mapped into this process."""
+def check_live_vdsos() -> list[FileReport]:
+    """Check the vDSOs that the running kernel maps into processes of each kind that it runs.
+
+    Returns:
+        The report of the 64-bit one, whatever comes of it, and of the others that there are.
+    """
+    reports = []
+    for abi in PROCESS_ABIS:
+        try:
+            vdso = read_running_vdso(abi)
+        except ToolMissingError as error:
+            if abi == "x86-64":
+                reports.append(FileReport("[vdso]", error=str(error)))
+            continue
+        except FullframeError as error:
+            reports.append(FileReport(RunningVdso(abi, b"").name, error=str(error)))
+            continue
+        reports.append(check_bytes(vdso.data, vdso.name))
+    return reports
+
+
+def check_bytes(data: bytes, name: str) -> FileReport:
+    """Check an image that is in memory; ``name`` is what its report calls it."""
     began = time.perf_counter()
-    name = "[vdso]"
     try:
-        data = _live_vdso()
         image = Image.from_bytes(data, name)
         return check_image(image, engine_for(image))
     except FullframeError as error:
         return FileReport(name, seconds=time.perf_counter() - began, error=str(error))
-
-
-def _live_vdso() -> bytes:
-    maps = Path("/proc/self/maps")
-    try:
-        for line in maps.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.endswith("[vdso]"):
-                begin, _, end = line.split()[0].partition("-")
-                with Path("/proc/self/mem").open("rb") as memory:
-                    memory.seek(int(begin, 16))
-                    return memory.read(int(end, 16) - int(begin, 16))
-    except OSError as error:
-        raise InputError(Place("[vdso]"), f"cannot be read: {error}") from None
-    raise InputError(Place(str(maps)), "no [vdso]", "a kernel that maps one into every process")

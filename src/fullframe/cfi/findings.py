@@ -62,11 +62,18 @@ class Finding:
 
 @dataclass(slots=True)
 class Doubtful:
-    """Boundaries that could not be told or were assumed, with the reason."""
+    """Boundaries that could not be told or were assumed, with the reason.
+
+    Attributes:
+        reason: why.
+        function: its name.
+        place: of the first boundary, in the file's own terms.
+        boundaries: how many follow each other.
+    """
 
     reason: str
     function: str
-    address: int
+    place: str
     boundaries: int
 
 

@@ -46,9 +46,9 @@ class Arrival:
         address: where it arrives.
         state: what holds there.
         coarse: the state is of the coarse space, in which ``OTHER`` may stand for anything.
-        astray: the jump does not bring what the FDE says, and may never be taken: it leads to a
-            label without code, at the end of a part where another function's begins, or by a
-            table that was read too far.
+        astray: the jump does not bring what the FDE says, and may never be taken: the bound
+            check of a switch whose default cannot happen leads to a label without code, at the
+            end of a part where another function's begins; a table may have been read too far.
     """
 
     source: int
@@ -170,8 +170,8 @@ class Handover:
     ) -> bool:
         """Return whether a jump does not bring what the row there says, and need not.
 
-        A jump that is never taken leads to a label without code, at the end of a part, where the
-        next one begins. A table may have been read further than it goes.
+        Only a switch's bound check is never taken, or its jump not to where its table is read to
+        lead. Any other jump is, and that others bring what the row says does not excuse it.
         """
         target, address = jump
         rows = rows_of(receiver)
@@ -182,7 +182,7 @@ class Handover:
         precise = self._space
         code = self._code.code_of(source)[address - source.begin :][:_BOUND_CHECK_BYTES]
         bits = precise.machine.bits
-        if target != receiver.begin and not is_switch(bits, code):
+        if not is_switch(bits, code):
             return False
         if space is not precise:
             state = made_uncertain(precise, state)

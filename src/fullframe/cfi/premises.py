@@ -34,7 +34,7 @@ from fullframe.track.values import (
     realigned,
     unplaced,
 )
-from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, IP, SI, SP, Machine
+from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, FLAGS, IP, SI, SP, Machine
 
 
 def premise(space: StateSpace, claim: Claim) -> State | None:
@@ -130,12 +130,12 @@ def _base_and_distance(code: bytes, machine: Machine) -> tuple[int, int, bool] |
 _MCONTEXT_64: Final = (
     ("r8", 8), ("r9", 9), ("r10", 10), ("r11", 11), ("r12", 12), ("r13", 13), ("r14", 14),
     ("r15", 15), ("di", DI), ("si", SI), ("bp", BP), ("bx", BX), ("dx", DX), ("ax", AX),
-    ("cx", CX), ("sp", SP), ("ip", IP),
+    ("cx", CX), ("sp", SP), ("ip", IP), ("flags", FLAGS),
 )  # fmt: skip
 _MCONTEXT_32: Final = (
     ("gs", None), ("fs", None), ("es", None), ("ds", None), ("di", DI), ("si", SI), ("bp", BP),
     ("sp", SP), ("bx", BX), ("dx", DX), ("cx", CX), ("ax", AX), ("trapno", None), ("err", None),
-    ("ip", IP),
+    ("ip", IP), ("cs", None), ("flags", FLAGS),
 )  # fmt: skip
 #: (machine bits, system-call number) to (start of the saved registers, their order, word size).
 SIGNAL_FRAMES: Final = {

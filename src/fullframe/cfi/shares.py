@@ -150,6 +150,8 @@ class Groups:
 def _jumps(checker: ImageChecker) -> set[tuple[int, int]]:
     """Return (number of the FDE, of the FDE that it seems to jump into) of near jumps."""
     fdes, image = checker.fdes, checker.image
+    if not fdes:
+        return set()
     mask = (1 << image.machine.bits) - 1
     begins = np.array([fde.begin for fde in fdes], np.uint64)
     ends = np.array([fde.end for fde in fdes], np.uint64)

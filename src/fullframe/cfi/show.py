@@ -57,9 +57,10 @@ class ShownFunction:
     """A function, instruction by instruction.
 
     Attributes:
-        name: its name, or its address.
-        begin: first address.
-        end: address after the last byte.
+        name: of the function.
+        begin: address of its first byte.
+        end: address after its last.
+        place: both in the file's own terms.
         instructions: ascending.
         left_out: what was not followed although it may lead into the function, or "".
     """
@@ -67,6 +68,7 @@ class ShownFunction:
     name: str
     begin: int
     end: int
+    place: str
     instructions: tuple[ShownInstruction, ...]
     left_out: str = ""
 
@@ -197,14 +199,15 @@ def _shown(checker: ImageChecker, result: FunctionResult, left_out: str = "") ->
             _instruction(
                 checker,
                 listing.begin + start,
-                instruction_text(image.machine.bits, code[start:end], listing.begin + start),
+                instruction_text(image, code[start:end], listing.begin + start),
                 by_index.get(index),
                 rows[position][1] if position >= 0 else None,
             )
         )
-    return ShownFunction(
-        image.function_name(listing.begin), listing.begin, listing.end, tuple(shown), left_out
-    )
+    begin, end = listing.begin, listing.end
+    place = f"{image.place(begin)} to {image.place(end)}"
+    name = image.function_name(begin)
+    return ShownFunction(name, begin, end, place, tuple(shown), left_out)
 
 
 def _instruction(

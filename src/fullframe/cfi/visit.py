@@ -21,6 +21,9 @@ from fullframe.track.flow import Flow, Follower
 from fullframe.track.listing import Listing, decode, is_filler
 from fullframe.track.state import State, StateSpace
 
+#: What was decoded behind a table in the code may be none; hostile code could go on so.
+_MOST_TABLES_IN_CODE = 16
+
 
 class Visitor:
     """Visits functions of one image.
@@ -44,7 +47,7 @@ class Visitor:
         begin: int,
         trampoline: Trampoline | None = None,
         *,
-        doubt_calls: bool = False,
+        doubting: bool = False,
     ) -> FunctionResult:
         """Follow a function and judge its rows.
 
@@ -54,14 +57,21 @@ class Visitor:
             rows: its claims.
             begin: address of the bytes.
             trampoline: what it is, if that.
-            doubt_calls: see :class:`fullframe.cfi.context.FunctionContext`.
+            doubting: see :class:`fullframe.cfi.context.FunctionContext`.
         """
         engine = self._facts.engine
         classifier = engine.precise
-        listing = decode(classifier, body, begin)
-        context = FunctionContext(self._facts, fde, body, rows, classifier, doubt_calls=doubt_calls)
+        for _ in range(_MOST_TABLES_IN_CODE):
+            listing = decode(classifier, body, begin)
+            context = FunctionContext(self._facts, fde, body, rows, classifier, doubting=doubting)
+            code = context.without_tables(listing)
+            if code == body:
+                break
+            body = code
         follower = Follower(classifier, context)
         flow = follower.start(listing)
+        if doubting:
+            flow.falls_through = context.falls_through
         if trampoline is not None:
             state = signal_entry(classifier.space, trampoline.number)
             seeds = [] if state is None else [(0, state)]

@@ -17,7 +17,18 @@ from fullframe.cfi.rules import (
     ValOffset,
 )
 from fullframe.track.state import State
-from fullframe.track.values import CFA, CFA_REGION, VAGUE, Address, Constant, Entry, Value, entry
+from fullframe.track.values import (
+    CFA,
+    CFA_REGION,
+    VAGUE,
+    Address,
+    Constant,
+    Entry,
+    Region,
+    Value,
+    entry,
+    is_lent,
+)
 from fullframe.x86.registers import IP, SP, Machine
 
 
@@ -55,7 +66,12 @@ class Wording:
         wanted = CFA if column == SP else entry(column)
         names = self.machine.register_names
         places = [names[n] for n, value in enumerate(state.registers) if value is wanted]
-        places += [frame_place(key) for key, value in state.slots.items() if value is wanted]
+        # What lies in memory from elsewhere no rule over a register of this function finds again.
+        places += [
+            frame_place(place)
+            for place, value in state.slots.items()
+            if value is wanted and not is_lent(place[0])
+        ]
         name = "the return address" if column == IP else f"the caller's {names[column]}"
         if not places:
             return f"{name} is nowhere in the frame"
@@ -114,7 +130,7 @@ class Wording:
         return "?" if value in VAGUE else "-"
 
 
-def frame_place(place: Address | tuple[object, int]) -> str:
+def frame_place(place: Address | tuple[Region, int]) -> str:
     """Put a place in a frame in words: ``CFA-16``."""
     region, offset = place if isinstance(place, tuple) else (place.region, place.offset_bytes)
     if region is CFA_REGION:

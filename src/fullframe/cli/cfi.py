@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     check.add_argument("files", nargs="*", metavar="FILE", help="ELF files, or directories")
     check.add_argument(
-        "--live-vdso", action="store_true", help="check the running kernel's own vDSO as well"
+        "--live-vdso", action="store_true", help="check the running kernel's own vDSOs as well"
     )
     check.add_argument(
         "--jobs", type=int, default=0, metavar="N", help="processes (default: one a core)"
@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from fullframe.cfi.baseline import baseline_text, new_findings, read_baseline
     from fullframe.cfi.diagnostics import DIAGNOSTICS
-    from fullframe.cfi.files import check_files, check_live_vdso, expand
+    from fullframe.cfi.files import check_files, check_live_vdsos, expand
     from fullframe.cli.progress import file_progress
     from fullframe.files import write_atomically
     from fullframe.report import cfi as report
@@ -75,7 +75,7 @@ def _check(arguments: argparse.Namespace) -> int:
     with file_progress(paths, "checking") as progress:
         reports = check_files(paths, jobs=arguments.jobs, progress=progress)
     if arguments.live_vdso:
-        reports.append(check_live_vdso())
+        reports += check_live_vdsos()
     findings = [finding for one in reports for finding in one.findings]
     if arguments.write_baseline:
         write_atomically(arguments.write_baseline, baseline_text(findings).encode())

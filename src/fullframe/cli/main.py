@@ -27,6 +27,7 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("table", "table", "show and lint system-call tables"),
     ("entry", "entry", "generate system-call entry code"),
     ("cfi", "cfi", "check, show and write call-frame information"),
+    ("vdso", "vdso", "build, dump and step through vDSO images"),
     ("toolchain", "toolchain", "probe assemblers, and assemble whatever they lack"),
     ("explain", "explain", "explain a diagnostic by its code"),
 )

@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _probe(arguments: argparse.Namespace) -> int:
     from fullframe.report.toolchain import probe_json, write_probe
 
-    found = _probe_all(use_cache=not arguments.no_cache)
+    found = probe_all(use_cache=not arguments.no_cache)
     if arguments.json:
         json.dump(probe_json(found), sys.stdout, indent=1)
         print()
@@ -62,7 +62,8 @@ def _probe(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _probe_all(*, use_cache: bool) -> list[Probed]:
+def probe_all(*, use_cache: bool) -> list[Probed]:
+    """Find every assembler and try every directive on it."""
     from fullframe.cfi.write.row_text import row_text
     from fullframe.toolchain.probe import find_assemblers, probe
 
@@ -74,8 +75,8 @@ def _assemble(arguments: argparse.Namespace) -> int:
     from fullframe.cfi.write.source import Assembler, AssemblySource, read_text
     from fullframe.toolchain.find import find_toolchain
 
-    found = _probe_all(use_cache=True)
-    chosen = _choose(arguments.assembler, found)
+    found = probe_all(use_cache=True)
+    chosen = choose_assembler(arguments.assembler, found)
     text = read_text(arguments.file)
     assembler = Assembler(find_toolchain(), tuple(arguments.flags))
     source = AssemblySource(arguments.file, text, assembler)
@@ -89,7 +90,12 @@ def _assemble(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _choose(wanted: str | None, found: list[Probed]) -> Probed:
+def choose_assembler(wanted: str | None, found: list[Probed]) -> Probed:
+    """Return the assembler of a path, name or kind; without one, the first that was found.
+
+    Raises:
+        ToolMissingError: there is none of that name; the message lists what there is.
+    """
     from pathlib import Path
 
     names = ", ".join(item.tool.path for item in found) or "none"

@@ -119,7 +119,9 @@ class Image:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise InputError(Place(name), f"cannot be opened: {reason}", "a file") from None
+            raise InputError(
+                Place(name), f"cannot be opened: {reason}", "a file", "check the path's spelling"
+            ) from None
         return cls(memoryview(mapped), name)
 
     @classmethod

@@ -38,23 +38,26 @@ def check_json(reports: Iterable[FileReport], findings: Iterable[Finding]) -> di
             }
             for report in reports
         ],
-        "findings": [
-            {
-                "code": finding.code,
-                "severity": finding.severity.value,
-                "path": finding.path,
-                "function": finding.function,
-                "address": finding.address,
-                "end_address": finding.end_address,
-                "source": finding.source,
-                "instruction": finding.instruction,
-                "claimed": finding.claimed,
-                "actual": finding.actual,
-                "message": finding.message,
-                "suggestion": finding.suggestion,
-            }
-            for finding in findings
-        ],
+        "findings": [finding_json(finding) for finding in findings],
+    }
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """Return the object of one finding."""
+    return {
+        "code": finding.code,
+        "severity": finding.severity.value,
+        "path": finding.path,
+        "function": finding.function,
+        "address": finding.address,
+        "end_address": finding.end_address,
+        "place": finding.place,
+        "source": finding.source,
+        "instruction": finding.instruction,
+        "claimed": finding.claimed,
+        "actual": finding.actual,
+        "message": finding.message,
+        "suggestion": finding.suggestion,
     }
 
 
@@ -111,9 +114,7 @@ def write_doubts(out: TextIO, report: FileReport, most: int) -> None:
     """Write why boundaries of a file are assumed or cannot be told, the largest first."""
     doubts = sorted(report.doubtful, key=lambda doubt: -doubt.boundaries)
     for doubt in doubts[:most]:
-        out.write(
-            f"    {doubt.boundaries:6} {doubt.function} at {doubt.address:#x}: {doubt.reason}\n"
-        )
+        out.write(f"    {doubt.boundaries:6} {doubt.function} at {doubt.place}: {doubt.reason}\n")
     if len(doubts) > most:
         out.write(f"           and {len(doubts) - most} more\n")
 

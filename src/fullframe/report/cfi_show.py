@@ -27,7 +27,7 @@ def write_shown(out: TextIO, function: ShownFunction) -> None:
 
     Registers are named only where their whereabouts change: everything else is as above.
     """
-    out.write(f"{function.name}  {function.begin:#x}-{function.end:#x}\n")
+    out.write(f"{function.name}  {function.place}\n")
     out.write("  (! wrong, ~ assumed, ? cannot tell, . padding; unmarked lines are proved)\n")
     if function.left_out:
         out.write(f"  (not followed: {function.left_out})\n")

@@ -7,7 +7,6 @@ from typing import IO, Any
 from fullframe.cfi.write.attach import Attached, LeftOut
 from fullframe.cfi.write.compare import Difference
 from fullframe.cfi.write.conversion import Conversion
-from fullframe.cfi.write.directives import Unwind
 from fullframe.report.console import printable
 
 CONVERSION_SCHEMA = 1
@@ -32,14 +31,7 @@ def conversion_json(result: Conversion) -> dict[str, Any]:
 
 
 def _difference(item: Difference) -> dict[str, Any]:
-    return {"place": item.place, "expected": _rules(item.first), "got": _rules(item.second)}
-
-
-def _rules(rules: Unwind | None) -> str | None:
-    if rules is None:
-        return None
-    registers = ", ".join(f"r{number}: {rule!r}" for number, rule in sorted(rules.told().items()))
-    return f"CFA: {rules.cfa!r}; {registers}"
+    return {"place": item.place, "expected": item.expected, "got": item.got}
 
 
 def attached_json(result: Attached, output: str) -> dict[str, Any]:
@@ -86,8 +78,8 @@ def write_conversion(
         log.write(f"{printable(where)}: {item.message}\n")
     for difference in result.differences[:10]:
         log.write(
-            f"{printable(result.path)}: {difference.place}: expected {_rules(difference.first)}, "
-            f"got {_rules(difference.second)}\n"
+            f"{printable(result.path)}: {difference.place}: "
+            f"expected {difference.expected or 'no rules'}, got {difference.got or 'no rules'}\n"
         )
     share = ""
     if result.functions:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fullframe import __version__
 from fullframe.diagnostics import Diagnostic
+
+#: A rule's name is an identifier: what section names bring along stays out.
+_WORDS = re.compile("[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ def sarif(results: Iterable[SarifResult], catalogue: Mapping[str, Diagnostic]) -
     rules = [
         {
             "id": entry.code,
-            "name": "".join(word.capitalize() for word in entry.title.split()),
+            "name": "".join(word.capitalize() for word in _WORDS.findall(entry.title)),
             "shortDescription": {"text": entry.title},
             "fullDescription": {"text": entry.meaning},
             "help": {"text": f"Cause: {entry.cause}\nFix: {entry.fix}"},

@@ -17,7 +17,7 @@ from iced_x86 import (
     Register,
 )
 
-from fullframe.track.classify import WRITES, Classifier
+from fullframe.track.classify import FAST_CALL_WRITES, WRITES, Classifier
 from fullframe.track.listing import (
     BRANCH,
     CALL,
@@ -29,7 +29,6 @@ from fullframe.track.listing import (
     decode,
 )
 from fullframe.track.operands import HARDWARE
-from fullframe.x86.registers import AX, CX, R11
 
 _DIRECT: Final = frozenset(
     {FlowControl.CALL, FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH}
@@ -275,9 +274,8 @@ class Callees:
         begin, code = found
         end = begin + len(code)
         written: set[int] = set()
-        for instruction in Decoder(
-            self._classifier.space.machine.bits, code, DecoderOptions.NONE, begin
-        ):
+        bits = self._classifier.space.machine.bits
+        for instruction in Decoder(bits, code, DecoderOptions.NONE, begin):
             if instruction.is_invalid:
                 return None
             flow = instruction.flow_control
@@ -285,7 +283,7 @@ class Callees:
                 return None
             if flow in _DIRECT:
                 if instruction.mnemonic in (Mnemonic.SYSCALL, Mnemonic.SYSENTER):
-                    written.update((AX, CX, R11))
+                    written.update(FAST_CALL_WRITES[bits, instruction.mnemonic])
                     continue
                 there = instruction.near_branch_target
                 if begin <= there < end and flow != FlowControl.CALL:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from iced_x86 import (
@@ -31,9 +32,8 @@ from fullframe.track.effects import Apply, Effect, Memory
 from fullframe.track.handlers import HANDLERS
 from fullframe.track.operands import HARDWARE, IMMEDIATES, SIZE_BYTES, VECTOR
 from fullframe.track.state import StateSpace
+from fullframe.track.values import UNKNOWN
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, R11, SI, SP
-
-_HARDWARE: Final = HARDWARE
 
 #: What a code needs: nothing, a look at what operand 0 is, or a full look.
 DISMISSED: Final = 0
@@ -53,6 +53,24 @@ _MOST_ENCODINGS = 1 << 17
 _MOST_EFFECTS = 1 << 16
 _CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
 _REGISTERS: Final = 256
+
+
+#: Registers that a system call by an instruction of its own changes, by word size. SYSCALL: the
+#: way back in rcx, the flags in r11. 32-bit code: ecx, and edx where SYSEXIT needs it; ebp brings
+#: an argument or the stack pointer, and which value of it comes back depends on the kernel
+#: (arch/x86/entry/entry_64_compat.S).
+FAST_CALL_WRITES: Final = {
+    (64, Mnemonic.SYSCALL): (AX, CX, R11),
+    (64, Mnemonic.SYSENTER): (AX, CX, R11),
+    (32, Mnemonic.SYSCALL): (AX, CX, BP),
+    (32, Mnemonic.SYSENTER): (AX, CX, DX, BP),
+}
+
+
+def _fast_call(bits: int, written: tuple[int, ...]) -> fx.Apply:
+    if bits == 64:
+        return fx.clobber(written)
+    return fx.sequence((fx.clobber(written), fx.set_register(BP, UNKNOWN)))
 
 
 class Classifier:
@@ -95,6 +113,11 @@ class Classifier:
         self.call_inside = self.intern(("call inside",), lambda: fx.call_as_push(self.word_bytes))
         kernel = (AX, CX, R11) if machine.bits == 64 else (AX,)
         self.system_call = self.intern(("system call",), lambda: fx.clobber(kernel))
+        self._fast_calls: dict[int, Effect] = {
+            mnemonic: self.intern(("fast call", written), partial(_fast_call, bits, written))
+            for (bits, mnemonic), written in FAST_CALL_WRITES.items()
+            if bits == machine.bits
+        }
 
     def intern(self, key: tuple[object, ...], make: Callable[[], Apply]) -> Effect:
         """Return the one effect of that key, making it on first use."""
@@ -111,6 +134,10 @@ class Classifier:
             self.by_encoding.clear()
             self.space.forget()
         self.space.trim()
+
+    def system_call_by(self, mnemonic: int) -> Effect:
+        """Return the effect of a system call by ``syscall``, ``sysenter`` or ``int``."""
+        return self._fast_calls.get(mnemonic, self.system_call)
 
     def call_that_pops(self, popped_bytes: int) -> Effect:
         """A call whose callee takes ``popped_bytes`` of arguments off the stack."""
@@ -208,8 +235,30 @@ class Classifier:
             key_and_make = handler(self, i)
             if key_and_make is not None:
                 key, make = key_and_make
+                if make is not None and self.space.narrow_pointers:
+                    key, make = self._narrowed(i, key, make)
                 return None if make is None else self.intern(key, make)
         return self._unmodelled(i)
+
+    def _narrowed(
+        self, i: Instruction, key: tuple[object, ...], make: Callable[[], Apply]
+    ) -> tuple[tuple[object, ...], Callable[[], Apply]]:
+        """Add, to what a 32-bit instruction of x32 does, that its targets' upper halves go."""
+        narrow = [
+            i.op_kind(operand) == OpKind.REGISTER and SIZE_BYTES.get(i.op_register(operand)) == 4
+            for operand in range(i.op_count)
+        ]
+        if i.mnemonic == Mnemonic.LEA and SIZE_BYTES.get(i.memory_base) == 4:
+            narrow[0] = True
+        registers = tuple(
+            HARDWARE[i.op_register(operand)]
+            for operand in ((0, 1) if i.mnemonic == Mnemonic.XCHG else (0,))
+            if operand < len(narrow) and narrow[operand]
+        )
+        if not registers:
+            return key, make
+        cut = fx.narrowed(registers)
+        return ("narrow", *key, registers), lambda: fx.sequence((make(), cut))
 
     def _unmodelled(self, i: Instruction) -> Effect | None:
         """Clobber the registers and the stack slots that iced-x86 says are written."""
@@ -282,8 +331,11 @@ class Classifier:
         bits = 8 * SIZE_BYTES[i.memory_base]
         return value - (1 << bits) if value >> (bits - 1) else value
 
-    def _word(self, i: Instruction, operand: int) -> int | None:
-        """Hardware number of a whole-register operand; None for narrower or other ones."""
+    def whole_register(self, i: Instruction, operand: int) -> int | None:
+        """Hardware number of a whole-register operand; None for narrower or other ones.
+
+        On x32 the lower half of a register holds a whole address.
+        """
         if i.op_kind(operand) != OpKind.REGISTER:
             return None
         register = i.op_register(operand)

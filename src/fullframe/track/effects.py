@@ -8,9 +8,8 @@ instruction's address: code is position-independent to the tracker.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
-from fullframe.track.state import Slots, State, StateSpace
+from fullframe.track.state import SOMEWHERE, Slots, State, StateSpace
 from fullframe.track.values import (
     CFA_REGION,
     OTHER,
@@ -21,9 +20,11 @@ from fullframe.track.values import (
     Constant,
     Derived,
     Entry,
+    Half,
     Value,
     address,
     constant,
+    cut,
     derived,
     either,
     extended,
@@ -198,10 +199,6 @@ def load_sum(target: int, base: int, index: int, scale: int, displacement: int) 
     return apply
 
 
-#: Stands for a slot of a region where something tracked was stored by an index.
-_SOMEWHERE: Final = 1 << 48
-
-
 def load(target: int, memory: Memory) -> Apply:
     """``mov`` of a word from memory.
 
@@ -218,10 +215,38 @@ def load(target: int, memory: Memory) -> Apply:
             if (
                 indexed
                 and isinstance(origin, Address)
-                and (origin.region, _SOMEWHERE) not in state.slots
+                and (origin.region, SOMEWHERE) not in state.slots
             ):
                 return _set(space, state, target, OTHER)
         return _set(space, state, target, state.word_at(place_of(space, state, memory)))
+
+    return apply
+
+
+def load_half(target: int, memory: Memory) -> Apply:
+    """``mov`` of a 32-bit word from memory into a 64-bit register (x32)."""
+
+    def apply(space: StateSpace, state: State) -> State:
+        place = place_of(space, state, memory)
+        found = (
+            state.slots.get((place.region, place.offset_bytes))
+            if isinstance(place, Address)
+            else None
+        )
+        if not isinstance(found, Half):
+            return narrowed((target,))(space, load(target, memory)(space, state))
+        return _set(space, state, target, cut(found))
+
+    return apply
+
+
+def narrowed(registers: tuple[int, ...]) -> Apply:
+    """The registers lose their upper halves (x32): see :func:`fullframe.track.values.cut`."""
+
+    def apply(space: StateSpace, state: State) -> State:
+        for register in registers:
+            state = space.with_register(state, register, cut(state.registers[register]))
+        return state
 
     return apply
 
@@ -235,7 +260,7 @@ def store_indexed(base: int, source: int) -> Apply:
             origin = origin.origin
         if not isinstance(origin, Address) or value is OTHER or isinstance(value, Constant):
             return state
-        return space.make(state.registers, state.slots | {(origin.region, _SOMEWHERE): UNKNOWN})
+        return space.make(state.registers, state.slots | {(origin.region, SOMEWHERE): UNKNOWN})
 
     return apply
 
@@ -302,6 +327,8 @@ def _lent(space: StateSpace, state: State, base: int) -> State:
     origin = state.registers[base]
     if origin is not OTHER and not isinstance(origin, Entry):
         return state
+    if isinstance(origin, Entry) and origin.register in (IP, *space.machine.callee_saved):
+        return state  # first of all it is the caller's value, which rows speak of
     region = lent(base)
     registers = [
         OTHER if isinstance(value, Address) and value.region is region else value
@@ -436,12 +463,30 @@ def leave(word_bytes: int) -> Apply:
     return apply
 
 
-def enter(size_bytes: int, word_bytes: int) -> Apply:
-    """``enter size, 0``."""
+def push_all(word_bytes: int) -> Apply:
+    """``pusha``: all registers, the stack pointer as it was before (SDM, PUSHA/PUSHAD)."""
 
     def apply(space: StateSpace, state: State) -> State:
+        for value in state.registers[:8]:
+            state = push(value, word_bytes)(space, state)
+        return state
+
+    return apply
+
+
+def enter(size_bytes: int, level: int, word_bytes: int) -> Apply:
+    """``enter size, level``: copies ``level - 1`` frame pointers and adds its own (SDM, ENTER)."""
+
+    def apply(space: StateSpace, state: State) -> State:
+        outer = state.registers[BP]
         state = push(BP, word_bytes)(space, state)
-        state = _set(space, state, BP, state.registers[SP])
+        frame = state.registers[SP]
+        for number in range(1, level):
+            value = state.word_at(moved(outer, -word_bytes * number, space))
+            state = push(value, word_bytes)(space, state)
+        if level:
+            state = push(frame, word_bytes)(space, state)
+        state = _set(space, state, BP, frame)
         return add(SP, -size_bytes)(space, state)
 
     return apply

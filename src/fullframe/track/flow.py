@@ -9,7 +9,7 @@ premise is *assumed*.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any, Protocol
@@ -72,6 +72,7 @@ class Flow:
         work: a heap of them, some perhaps no longer pending.
         settled: leaders that a premise does not change.
         assuming: what is being followed started from a premise.
+        falls_through: asked, where given, whether control goes on behind a conditional jump.
     """
 
     listing: Listing
@@ -86,6 +87,7 @@ class Flow:
     work: list[int] = field(default_factory=list)
     settled: frozenset[int] = frozenset()
     assuming: bool = False
+    falls_through: Callable[[Listing, int, State], bool] | None = None
 
     def is_reached(self, index: int) -> bool:
         """Return whether control has arrived at an instruction so far."""
@@ -238,8 +240,14 @@ class Follower:
         position = bisect_right(leaders, leader)
         return leaders[position] if position < len(leaders) else end
 
-    def _branch(self, flow: Flow, index: int, offset: int, state: State) -> State:
-        """Follow a conditional jump; return the state where it is not taken."""
+    def _branch(self, flow: Flow, index: int, offset: int, state: State) -> State | None:
+        """Follow a conditional jump; return the state where it is not taken, if it may not be."""
+        after = self._taken(flow, index, offset, state)
+        if flow.falls_through is not None and not flow.falls_through(flow.listing, index, after):
+            return None
+        return after
+
+    def _taken(self, flow: Flow, index: int, offset: int, state: State) -> State:
         target = flow.listing.targets.get(offset)
         if flow.listing.equalities and index in flow.listing.equalities:
             taken, one, other = flow.listing.equalities[index]

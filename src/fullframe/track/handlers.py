@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from iced_x86 import Instruction, Mnemonic, OpKind
+from iced_x86 import Code, Instruction, Mnemonic, OpKind
 
 from fullframe.track import effects as fx
 from fullframe.track.effects import Apply
@@ -30,13 +30,15 @@ def _made(key: tuple[object, ...], apply: Apply) -> Made:
 
 
 def _mov(c: Classifier, i: Instruction) -> Made:
-    target, source = c._word(i, 0), c._word(i, 1)
+    target, source = c.whole_register(i, 0), c.whole_register(i, 1)
     if target is not None:
         if source is not None:
             return _made(("copy", target, source), fx.copy(target, source))
         if i.op1_kind == OpKind.MEMORY:
             place = c._memory_operand(i)
             if place[0] is not None:
+                if c._memory_size(i) < c.word_bytes:
+                    return _made(("load half", target, place), fx.load_half(target, place))
                 return _made(("load", target, place), fx.load(target, place))
             return None
         number = c._immediate(i, 1)
@@ -65,7 +67,7 @@ def _mov(c: Classifier, i: Instruction) -> Made:
 
 
 def _lea(c: Classifier, i: Instruction) -> Made:
-    target = c._word(i, 0)
+    target = c.whole_register(i, 0)
     if target is None or i.memory_base not in HARDWARE:
         return None
     base, displacement, indexed = c._memory_operand(i)
@@ -118,27 +120,25 @@ def _pop(c: Classifier, i: Instruction) -> Made:
 def _pusha(c: Classifier, i: Instruction) -> Made:
     if i.mnemonic != Mnemonic.PUSHAD:
         return None
-    # The stack pointer's slot holds no saved register's value (SDM, PUSHAD and POPAD).
-    order = (AX, CX, DX, BX, None, BP, SI, DI)
-    return _made(("pusha",), fx.sequence(tuple(fx.push(source, 4) for source in order)))
+    return _made(("pusha",), fx.push_all(4))
 
 
 def _popa(c: Classifier, i: Instruction) -> Made:
     if i.mnemonic != Mnemonic.POPAD:
         return None
-    order = (DI, SI, BP, None, BX, DX, CX, AX)
+    order = (DI, SI, BP, None, BX, DX, CX, AX)  # not the stack pointer (SDM, POPA/POPAD)
     return _made(("popa",), fx.sequence(tuple(fx.pop(target, 4) for target in order)))
 
 
 def _add_or_sub(sign: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
-        target = c._word(i, 0)
+        target = c.whole_register(i, 0)
         if target is None:
             return None
         number = c._immediate(i, 1)
         if number is not None:
             return _made(("add", target, sign * number), fx.add(target, sign * number))
-        source = c._word(i, 1)
+        source = c.whole_register(i, 1)
         if source is not None and source != target:
             return _made(
                 ("add register", target, source, sign), fx.add_register(target, source, sign)
@@ -152,36 +152,36 @@ def _add_or_sub(sign: int) -> Handler:
 
 def _increment(delta: int) -> Handler:
     def handler(c: Classifier, i: Instruction) -> Made:
-        target = c._word(i, 0)
+        target = c.whole_register(i, 0)
         return None if target is None else _made(("add", target, delta), fx.add(target, delta))
 
     return handler
 
 
 def _and(c: Classifier, i: Instruction) -> Made:
-    target, mask = c._word(i, 0), c._immediate(i, 1)
+    target, mask = c.whole_register(i, 0), c._immediate(i, 1)
     if target is None or mask is None:
         return None
     return _made(("align", target, mask), fx.align(target, mask))
 
 
 def _xchg(c: Classifier, i: Instruction) -> Made:
-    one, other = c._word(i, 0), c._word(i, 1)
+    one, other = c.whole_register(i, 0), c.whole_register(i, 1)
     if one is not None and other is not None:
         return _made(("xchg", one, other), fx.exchange(one, other))
     if i.op0_kind == OpKind.MEMORY and other is not None:
         place = c._memory_operand(i)
         if place[0] is not None and not place[2]:
-            apply = fx.exchange_memory(other, place, c.word_bytes)
+            apply = fx.exchange_memory(other, place, c._memory_size(i))
             return _made(("xchg", place, other), apply)
     return None
 
 
 def _cmov(c: Classifier, i: Instruction) -> Made:
-    target = c._word(i, 0)
+    target = c.whole_register(i, 0)
     if target is None:
         return None
-    source = c._word(i, 1)
+    source = c.whole_register(i, 1)
     return _made(("cmov", target, source), fx.maybe_copy(target, source))
 
 
@@ -190,10 +190,10 @@ def _leave(c: Classifier, i: Instruction) -> Made:
 
 
 def _enter(c: Classifier, i: Instruction) -> Made:
-    if i.immediate8_2nd:
+    if i.code == Code.ENTERW_IMM16_IMM8:
         return None
-    size = i.immediate16
-    return _made(("enter", size), fx.enter(size, c.word_bytes))
+    size, level = i.immediate16, i.immediate8_2nd % 32
+    return _made(("enter", size, level), fx.enter(size, level, c.word_bytes))
 
 
 def _movq(c: Classifier, i: Instruction) -> Made:
@@ -202,7 +202,9 @@ def _movq(c: Classifier, i: Instruction) -> Made:
         general = i.op0_kind == OpKind.REGISTER and i.op0_register in HARDWARE
         return None if general or i.op0_kind == OpKind.MEMORY else _NOTHING
     if i.op0_kind == OpKind.REGISTER and i.op1_kind == OpKind.REGISTER:
-        target, source = c._word(i, 0), c._word(i, 1)
+        if i.mnemonic in (Mnemonic.MOVD, Mnemonic.VMOVD) and c.word_bytes == 8:
+            return None  # half of a register
+        target, source = c.whole_register(i, 0), c.whole_register(i, 1)
         if target is not None and i.op1_register in VECTOR:
             vector = VECTOR[i.op1_register]
             return _made(("from vector", target, vector), fx.from_vector(target, vector))

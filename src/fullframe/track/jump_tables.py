@@ -72,6 +72,18 @@ class Known(NamedTuple):
     register: int | None = None
 
 
+class Bound(NamedTuple):
+    """How many entries a table has, as the code before the jump tells.
+
+    Attributes:
+        entries: how many.
+        exact: it was compared with; a mask only says that there are no more.
+    """
+
+    entries: int
+    exact: bool = True
+
+
 ReadWord = Callable[[int, int], int | None]
 
 
@@ -116,14 +128,7 @@ class TableReader:
         Returns:
             Offset of the jump from ``begin`` to target addresses, each once, in table order.
         """
-        reader = self._reading()
-        jumps: dict[int, tuple[Known, int | None]] = {}
-        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
-            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
-                known = reader.target_of(instruction)
-                if known is not None:
-                    jumps[instruction.ip - begin] = (known, reader.bound())
-            reader.see(instruction)
+        jumps, reader = self._jumps(code, begin)
         starts = sorted({known.base for known, _ in jumps.values()})
         found: dict[int, list[int]] = {}
         left = _MOST_ENTRIES_TOGETHER
@@ -145,6 +150,52 @@ class TableReader:
                 found[offset] = targets
         return found
 
+    def within(self, code: bytes, begin: int) -> list[tuple[int, int]]:
+        """Return the tables that stand in the code itself, where hand-written code puts them.
+
+        Bytes of a table are no instructions, and what was decoded behind them may be none either.
+
+        Args:
+            code: the function's bytes.
+            begin: their address.
+
+        Returns:
+            (offset of a table from ``begin``, its size in bytes); a table ends at the latest
+            where the first of its targets behind it begins.
+        """
+        end = begin + len(code)
+        found: dict[int, int] = {}
+        jumps, _ = self._jumps(code, begin)
+        for known, bound in jumps.values():
+            if not begin <= known.base < end:
+                continue
+            size, limit, place = known.entry_bytes, end, known.base
+            most = _MOST_ENTRIES if bound is None else bound.entries
+            while place + size <= limit and (place - known.base) // size < most:
+                value = self._entry(known, place)
+                if value is None or not begin <= value < end:
+                    break
+                if value > known.base:
+                    limit = min(limit, value)
+                place += size
+            if place > known.base:
+                found[known.base - begin] = min(place, limit) - known.base
+        return sorted(found.items())
+
+    def _jumps(
+        self, code: bytes, begin: int
+    ) -> tuple[dict[int, tuple[Known, Bound | None]], _Reading]:
+        """Read code once: (table and bound by offset of the indirect jump, what was learnt)."""
+        reader = self._reading()
+        jumps: dict[int, tuple[Known, Bound | None]] = {}
+        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
+            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
+                known = reader.target_of(instruction)
+                if known is not None:
+                    jumps[instruction.ip - begin] = (known, reader.bound())
+            reader.see(instruction)
+        return jumps, reader
+
     def find_last(self, code: bytes, begin: int) -> list[int] | None:
         """Return the targets of the indirect jump that ends a piece of code.
 
@@ -164,28 +215,31 @@ class TableReader:
         bound = reader.bound()
         if known is None or bound is None:
             return None
-        targets, number = self._take(known, bound)
-        return targets if number == bound else None
+        targets, whole = self._entries(known, bound, [])
+        return targets if whole else None
 
     def _reading(self) -> _Reading:
         got = self._got if self._machine.bits == 32 else None
         return _Reading(self._machine, got, self._thunk)
 
     def _entries(
-        self, table: Known, bound: int | None, starts: list[int]
+        self, table: Known, bound: Bound | None, starts: list[int]
     ) -> tuple[list[int], bool]:
         """Return a table's targets, and whether all that the bound check lets through are."""
+        limit = None
+        if table.added == table.base and (bound is None or not bound.exact):
+            # Distances taken from the wrong base may hit an instruction; addresses cannot.
+            limit = self._following(table.base)
         if bound is not None:
-            targets, number = self._take(table, bound)
-            if number == bound:
+            count = bound.entries
+            if limit is not None:
+                count = min(count, (limit - table.base) // table.entry_bytes)
+            targets, number = self._take(table, count)
+            if number == count:
                 return targets, True
         following = bisect_right(starts, table.base)
-        limit = starts[following] if following < len(starts) else None
-        if table.added == table.base:
-            # Distances taken from the wrong base may hit an instruction; addresses cannot.
-            referred = self._following(table.base)
-            if referred is not None and (limit is None or referred < limit):
-                limit = referred
+        if following < len(starts):
+            limit = starts[following] if limit is None else min(limit, starts[following])
         count = _MOST_ENTRIES
         if limit is not None:
             count = min(count, (limit - table.base) // table.entry_bytes)
@@ -204,24 +258,26 @@ class TableReader:
         return known
 
     def _take_anew(self, table: Known, count: int) -> list[int]:
-        targets = []
+        targets: list[int] = []
+        believed: set[int] = set()
         size = table.entry_bytes
-        mask = (1 << self._machine.bits) - 1
-        read, believed = self._read, set()
-        for address in range(table.base, table.base + count * size, size):
-            value = read(address, size)
-            if value is None:
-                break
-            if table.added is not None:
-                if size == 4 and value >> 31:
-                    value -= 1 << 32
-                value = (value + table.added) & mask
+        for place in range(table.base, table.base + count * size, size):
+            value = self._entry(table, place)
             if value not in believed:
-                if not self._is_target(value):
+                if value is None or not self._is_target(value):
                     break
                 believed.add(value)
             targets.append(value)
         return targets
+
+    def _entry(self, table: Known, place: int) -> int | None:
+        """Return where a table's entry at an address leads, or None where there is none."""
+        value = self._read(place, table.entry_bytes)
+        if value is None or table.added is None:
+            return value
+        if table.entry_bytes == 4 and value >> 31:
+            value -= 1 << 32
+        return (value + table.added) & ((1 << self._machine.bits) - 1)
 
 
 class _Reading:
@@ -239,11 +295,11 @@ class _Reading:
         self.slots: dict[tuple[int, int], Known] = {}
         self.by_register: dict[int, Known] = {}
         self.loaded: dict[int | None, dict[int, None]] = {}
-        self._bound: int | None = None
+        self._bound: Bound | None = None
         self._since_bound = 0
         self._compared: int | None = None
 
-    def bound(self) -> int | None:
+    def bound(self) -> Bound | None:
         return self._bound if self._since_bound < 24 else None
 
     def target_of(self, i: Instruction) -> Known | None:
@@ -276,7 +332,7 @@ class _Reading:
                 # Whether something equals a number bounds nothing.
                 more = _COUNTED_BEYOND.get(i.mnemonic)
                 if more is not None:
-                    self._bound, self._since_bound = self._compared + more, 0
+                    self._bound, self._since_bound = Bound(self._compared + more), 0
             elif flow == FlowControl.INDIRECT_BRANCH:
                 # The next case: the bases are still there, this table's entry is not.
                 for register, known in list(self.registers.items()):
@@ -297,7 +353,7 @@ class _Reading:
         if mnemonic == Mnemonic.AND and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
             number = i.immediate(1)
             if 0 < number < 256 and number & (number + 1) == 0:
-                self._bound, self._since_bound = number + 1, 0
+                self._bound, self._since_bound = Bound(number + 1, exact=False), 0
         if i.op_count == 0:
             return
         if i.op0_kind == OpKind.MEMORY:

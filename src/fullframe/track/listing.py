@@ -32,7 +32,6 @@ from fullframe.track.classify import (
     WRITES_OPERAND_0,
     Classifier,
 )
-from fullframe.track.operands import HARDWARE
 
 _FLOWS: Final = frozenset({FLOW, CONDITIONAL_BRANCH, DIRECT_CALL, NEAR_JUMP, RETURN})
 
@@ -206,7 +205,7 @@ def _decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
         if effect is not None:
             events.append((index, EFFECT, effect))
     if precise:
-        _find_equalities(listing, code, bits)
+        _find_equalities(listing, code, classifier)
     _mark_leaders(listing, code, bits, targets)
     return listing
 
@@ -236,7 +235,7 @@ def _flow_event(
         targets.add(target)
     elif flow == FlowControl.CALL:
         if instruction.mnemonic != Mnemonic.CALL:  # syscall, sysenter
-            events.append((index, EFFECT, classifier.system_call))
+            events.append((index, EFFECT, classifier.system_call_by(instruction.mnemonic)))
             return
         if instruction.op0_kind in (OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64):
             address = instruction.near_branch_target
@@ -303,8 +302,9 @@ def _past_a_prefix(listing: Listing, code: bytes, bits: int, target: int) -> int
 _PREFIXES = frozenset(b"\xf0\xf2\xf3\x2e\x3e\x64\x65\x66\x36\x26")
 
 
-def _find_equalities(listing: Listing, code: bytes, bits: int) -> None:
+def _find_equalities(listing: Listing, code: bytes, classifier: Classifier) -> None:
     """Find ``cmp one, other`` right before ``je``/``jne``: loops that probe the stack end so."""
+    bits = classifier.space.machine.bits
     for index, kind, _ in listing.events:
         if kind != BRANCH or index == 0:
             continue
@@ -314,9 +314,9 @@ def _find_equalities(listing: Listing, code: bytes, bits: int) -> None:
         compare = Decoder(bits, code[begin:middle]).decode()
         if compare.mnemonic != Mnemonic.CMP or compare.op1_kind != OpKind.REGISTER:
             continue
-        one = HARDWARE.get(compare.op0_register)
-        other = HARDWARE.get(compare.op1_register)
-        if compare.op0_kind != OpKind.REGISTER or one is None or other is None:
+        # Whole registers: equal parts tell nothing of the rest.
+        one, other = classifier.whole_register(compare, 0), classifier.whole_register(compare, 1)
+        if one is None or other is None:
             continue
         condition = Decoder(bits, code[middle : middle + 15]).decode().condition_code
         if condition in (ConditionCode.E, ConditionCode.NE):

@@ -21,11 +21,13 @@ from fullframe.track.values import (
     Address,
     Derived,
     Entry,
+    Half,
     Region,
     Value,
     address,
     either,
     entry,
+    half,
     is_joined,
     is_unplaced,
     joined,
@@ -41,6 +43,8 @@ Slots = dict[tuple[Region, int], Value]
 _MOST_NEW_STATES = 50_000
 #: Slots with something tracked that one state names. What does not fit is not known.
 _MOST_SLOTS = 256
+#: Stands for a slot of a region where something tracked was stored by an index.
+SOMEWHERE: Final = 1 << 48
 #: Stands for all the slots of a region that do not fit.
 _REST: Final = 1 << 49
 
@@ -92,9 +96,25 @@ class State:
         if isinstance(place, Address):
             found = self.slots.get((place.region, place.offset_bytes))
             if found is not None:
-                return found
+                return UNKNOWN if isinstance(found, Half) else found
             return UNKNOWN if (place.region, _REST) in self.slots else _unnamed(place.region)
         return UNKNOWN if place in VAGUE or isinstance(place, Derived) else OTHER
+
+
+def _stretches_to(key: tuple[Region, int], value: Value, word_bytes: int) -> int:
+    """Return the offset behind a slot's last byte."""
+    return key[1] + (word_bytes // 2 if isinstance(value, Half) else word_bytes)
+
+
+def _forget_the_vague(slots: Slots) -> None:
+    """Do not name what is not known of a joined stack: nobody knows what is not named there.
+
+    Named and unnamed would be two states of the same knowledge, and a loop could go from one to
+    the other and back for ever.
+    """
+    for key in [key for key, value in slots.items() if value in VAGUE]:
+        if is_joined(key[0]) and key[1] < SOMEWHERE:
+            del slots[key]
 
 
 def _unnamed(region: Region) -> Value:
@@ -192,6 +212,7 @@ class StateSpace:
                     slots[key] = either(value, _unnamed(key[0]))
             if registers[SP] in VAGUE:
                 registers = self._join_stacks(one, other, registers, slots)
+            _forget_the_vague(slots)
             found = one.joined[other] = self.make(registers, slots)
         return found
 
@@ -238,7 +259,7 @@ class StateSpace:
         region = joined(mine, theirs)
         if region is None:
             return registers
-        for key in [key for key in slots if key[0] is region]:
+        for key in [key for key in slots if key[0] is region and key[1] < SOMEWHERE]:
             del slots[key]
         for (where, offset), value in one.slots.items():
             if where is not mine.region:
@@ -269,8 +290,12 @@ class StateSpace:
         slots = {
             key: kept
             for key, kept in state.slots.items()
-            if key[0] is not region or key[1] >= offset + size_bytes or key[1] + word <= offset
+            if key[0] is not region
+            or key[1] >= offset + size_bytes
+            or _stretches_to(key, kept, word) <= offset
         }
+        if self.narrow_pointers and size_bytes == word // 2 and isinstance(value, Address):
+            value, size_bytes = half(value), word
         if value is not OTHER and size_bytes == word:
             if len(slots) >= _MOST_SLOTS:
                 slots[region, _REST] = UNKNOWN

@@ -433,7 +433,7 @@ class StraightFollower:
                 return None
             return False, state
         if mnemonic in (Mnemonic.SYSCALL, Mnemonic.SYSENTER, Mnemonic.INT):
-            return True, self.classifier.system_call.after(self.space, state)
+            return True, self.classifier.system_call_by(mnemonic).after(self.space, state)
         if mnemonic in (Mnemonic.HLT, Mnemonic.INT3):
             return False, state
         if flow == FlowControl.CONDITIONAL_BRANCH or mnemonic == Mnemonic.XBEGIN:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from fullframe.x86.registers import IP
+
 
 class Value:
     """Root of all values; two values are equal exactly when they are the same object."""
@@ -79,6 +81,18 @@ class Derived(Value):
         return f"near({self.origin!r})"
 
 
+class Half(Value):
+    """An address that 32-bit code stored in the lower half of a word (x32)."""
+
+    __slots__ = ("origin",)
+
+    def __init__(self, origin: Address) -> None:
+        self.origin = origin
+
+    def __repr__(self) -> str:
+        return f"half({self.origin!r})"
+
+
 class Constant(Value):
     """A known number, unsigned, of the machine's word size."""
 
@@ -125,6 +139,7 @@ _constants: dict[int, Constant] = {}
 _addresses: dict[tuple[Region, int], Address] = {}
 _derived: dict[tuple[str, Address], Region] = {}
 _near: dict[Address, Derived] = {}
+_halves: dict[Address, Half] = {}
 _lent: dict[int, Region] = {}
 
 
@@ -161,6 +176,27 @@ def derived(origin: Address) -> Derived:
     if found is None:
         found = _near[origin] = Derived(origin)
     return found
+
+
+def half(origin: Address) -> Half:
+    """Return the interned :class:`Half` of an address."""
+    found = _halves.get(origin)
+    if found is None:
+        found = _halves[origin] = Half(origin)
+    return found
+
+
+def cut(value: Value) -> Value:
+    """Return what the lower 32 bits of a 64-bit word are, widened with zeros (x32).
+
+    An address stays what it is, the return address too: pointers are 32 bits wide. A register
+    of the caller's does not: callees keep all 64 bits of those.
+    """
+    if isinstance(value, Half):
+        return value.origin
+    if isinstance(value, Entry) and value.register != IP:
+        return OTHER
+    return value
 
 
 def realigned(origin: Address) -> Region:

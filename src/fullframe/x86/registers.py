@@ -13,6 +13,8 @@ AX, CX, DX, BX, SP, BP, SI, DI = range(8)
 R8, R9, R10, R11, R12, R13, R14, R15 = range(8, 16)
 #: The return address, as a pseudo register after the sixteen general ones.
 IP = 16
+#: The flags register, likewise; only a signal frame holds the caller's.
+FLAGS = 17
 
 #: Names of the slots of ``struct pt_regs`` by hardware register number.
 SLOT_OF_REGISTER = (
@@ -29,12 +31,14 @@ class Machine:
         name: ``x86-64`` or ``i386``.
         bits: 64 or 32.
         word_bytes: size of a general register and of a pushed word, in bytes.
-        register_names: hardware number (and :data:`IP`) to the full register's name.
+        register_names: hardware number (and :data:`IP`, :data:`FLAGS`) to the full register's name.
         dwarf_to_hardware: DWARF number to hardware number (:data:`IP` for the return address).
         hardware_to_dwarf: the inverse.
         callee_saved: hardware numbers that a callee preserves, the stack pointer excepted
             (System V ABI x86-64 section 3.2.1; i386 psABI section 2.2.2).
         red_zone_bytes: bytes below the stack pointer that signal handlers leave alone.
+        dwarf_flags: DWARF number of the flags register, which is in neither mapping: nothing but a
+            signal frame's rules are followed for it.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Machine:
     hardware_to_dwarf: dict[int, int]
     callee_saved: tuple[int, ...]
     red_zone_bytes: int
+    dwarf_flags: int
 
     def __hash__(self) -> int:
         return self.bits
@@ -55,6 +60,8 @@ class Machine:
     def dwarf_name(self, dwarf_register: int) -> str:
         """Name a DWARF register of this machine; numbers of no known register as ``r#N``."""
         hardware = self.dwarf_to_hardware.get(dwarf_register)
+        if hardware is None and dwarf_register == self.dwarf_flags:
+            hardware = FLAGS
         if hardware is not None:
             return self.register_names[hardware]
         vector = self.dwarf_to_vector(dwarf_register)
@@ -88,12 +95,13 @@ X86_64 = Machine(
     word_bytes=8,
     register_names=(
         "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-        "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip",
+        "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags",
     ),
     dwarf_to_hardware=_X86_64_DWARF,
     hardware_to_dwarf=_inverse(_X86_64_DWARF),
     callee_saved=(BX, BP, R12, R13, R14, R15),
     red_zone_bytes=128,
+    dwarf_flags=49,
 )  # fmt: skip
 
 I386 = Machine(
@@ -102,12 +110,13 @@ I386 = Machine(
     word_bytes=4,
     register_names=(
         "eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi",
-        "", "", "", "", "", "", "", "", "eip",
+        "", "", "", "", "", "", "", "", "eip", "eflags",
     ),
     dwarf_to_hardware=_I386_DWARF,
     hardware_to_dwarf=_inverse(_I386_DWARF),
     callee_saved=(BX, BP, SI, DI),
     red_zone_bytes=0,
+    dwarf_flags=9,
 )  # fmt: skip
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fullframe.cfi.check import ImageChecker
-from fullframe.cfi.claims import Answer
-from fullframe.cfi.write.compare import RowMap
+from fullframe.cfi.write.compare import RowMap, section_shift
 from fullframe.cfi.write.directives import UnsayableError, Unwind, initial_unwind
 from fullframe.cfi.write.entries import (
     PCREL_SDATA4,
@@ -35,6 +34,11 @@ from fullframe.elf.image import Image
 from fullframe.errors import InputError, Place
 from fullframe.x86.registers import IP
 
+#: Why a function gets nothing although rules were found for all that is seen of it.
+_CONTRADICTED = (
+    "code that nothing visible leads to does not have the frame of the code before it; what leads "
+    "there, such as a table of jumps, is not understood"
+)
 #: R_X86_64_PC32 and R_386_PC32 have the same number.
 _PC32 = 2
 
@@ -95,7 +99,7 @@ def attach(path: str) -> Attached:
             Place(path), f"cannot be read: {error.strerror}", "an object", "check the path"
         ) from None
     image = Image.from_bytes(data, path)
-    extender = ObjectExtender(data, path)
+    ObjectExtender(data, path)  # refuses what is no relocatable object
     covered = RowMap(image)
     functions = [
         function
@@ -109,10 +113,25 @@ def attach(path: str) -> Attached:
             "functions: symbols of type function, global symbols in code, or targets of calls",
             "`fullframe cfi check` tells whether what is there is true",
         )
+    synthesized = list(synthesize(image, functions))
+    denied: set[int] = set()
+    while True:
+        result = _with_rows(path, data, image, synthesized, denied)
+        wrong = _prove(image, result) - denied if result.functions else set()
+        if not wrong:
+            return result
+        denied |= wrong
+
+
+def _with_rows(
+    path: str, data: bytes, image: Image, synthesized: list[Synthesized], denied: set[int]
+) -> Attached:
+    """Make the new object, without the functions whose rows were found to be wrong."""
     result = Attached(path, data)
+    extender = ObjectExtender(data, path)
     section = _EhFrame(image, extender)
-    for made in synthesize(image, functions):
-        reason = _hopeless(made)
+    for made in synthesized:
+        reason = _CONTRADICTED if made.function.begin in denied else _hopeless(made)
         if reason is None:
             try:
                 section.add(made)
@@ -124,11 +143,9 @@ def attach(path: str) -> Attached:
             continue
         result.functions.append(name)
         result.remarks += _remarks(image, made)
-    if not result.functions:
-        return result
-    section.finish()
-    result.data = extender.finish()
-    _prove(image, result)
+    if result.functions:
+        section.finish()
+        result.data = extender.finish()
     return result
 
 
@@ -254,8 +271,11 @@ class _EhFrame:
         )  # fmt: skip
 
 
-def _prove(before: Image, result: Attached) -> None:
-    """Read the new object: nothing else may have changed, and nothing may be wrong.
+def _prove(before: Image, result: Attached) -> set[int]:
+    """Read the new object: nothing else may have changed.
+
+    Returns:
+        The functions, by address in the old object, whose rules the checker finds wrong.
 
     Raises:
         AssertionError: a bug in this module.
@@ -266,10 +286,12 @@ def _prove(before: Image, result: Attached) -> None:
             one = (old.name, old.type, old.flags, old.offset, old.size_bytes)
             if one != (new.name, new.type, new.flags, new.offset, new.size_bytes):
                 raise AssertionError(f"section {old.name} has changed")
+    wrong = set()
+    shift = section_shift(after, before)
     for checked in ImageChecker(after).results():
         result.boundaries += checked.boundaries
-        if checked.tally[Answer.WRONG]:
-            name = after.name_of(checked.fde.begin)
-            result.remarks.append(
-                LeftOut(name, after.place(checked.fde.begin), "the checker disagrees with its rows")
-            )
+        if checked.has_findings:
+            section = after.section_at(checked.fde.begin)
+            assert section is not None
+            wrong.add(checked.fde.begin + shift[section.index])
+    return wrong

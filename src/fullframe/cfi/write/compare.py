@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fullframe.cfi.frames import Fde, FrameTable, read_frames
 from fullframe.cfi.write.directives import Unwind
+from fullframe.cfi.write.row_text import rules_text
 from fullframe.elf.image import Image
 from fullframe.errors import InputError, Place
 
@@ -21,12 +22,16 @@ class Difference:
         place: the same for people, such as ``.text+0x10``.
         first: the rules in the first object; None where no FDE covers it.
         second: the rules in the second.
+        expected: ``first`` in words, with what else the first's FDE says where that differs.
+        got: likewise of the second.
     """
 
     address: int
     place: str
     first: Unwind | None
     second: Unwind | None
+    expected: str | None
+    got: str | None
 
 
 class RowMap:
@@ -101,25 +106,69 @@ def compare_rows(
         if one is None and other is None:
             continue
         compared += 1
+        mine = _attributes(first, address)
+        theirs: tuple[str, ...] = ()
+        if moved is not None:
+            theirs = _attributes(second, address + moved)
         same = one is not None and other is not None and one.same_as(other)
-        if same and moved is not None:
-            same = _attributes(first, address) == _attributes(second, address + moved)
-        if not same:
-            differences.append(Difference(address, first.image.place(address), one, other))
+        if same and mine == theirs:
+            continue
+        differences.append(difference(first.image, address, one, other, mine, theirs))
     return compared, differences
 
 
-def _attributes(rows: RowMap, address: int) -> tuple[object, ...]:
+def difference(
+    image: Image,
+    address: int,
+    first: Unwind | None,
+    second: Unwind | None,
+    mine: tuple[str, ...] = (),
+    theirs: tuple[str, ...] = (),
+) -> Difference:
+    """Make a difference, in words too.
+
+    Args:
+        image: the first object.
+        address: in it.
+        first: its rules there.
+        second: the other's.
+        mine: what else the first object's FDE says.
+        theirs: what else the second's says.
+    """
+
+    def told(rules: Unwind | None, own: tuple[str, ...], others: tuple[str, ...]) -> str | None:
+        if rules is None:
+            return None
+        text = rules_text(rules.cfa, rules.told(), image.machine)
+        return "; ".join([text, *(item for item in own if others and item not in others)])
+
+    return Difference(
+        address,
+        image.place(address),
+        first,
+        second,
+        told(first, mine, theirs),
+        told(second, theirs, mine),
+    )
+
+
+def _attributes(rows: RowMap, address: int) -> tuple[str, ...]:
     """What an FDE says besides its rows: kind of frame, return address, personality, LSDA."""
     fde = rows.fde_at(address)
-    assert fde is not None
+    if fde is None:
+        return ()
     image = rows.image
 
-    def name(pointer: int | None) -> str | None:
-        return None if pointer is None else image.place(pointer)
+    def name(pointer: int | None) -> str:
+        return "none" if pointer is None else image.place(pointer)
 
     cie = fde.cie
-    return (cie.is_signal_frame, cie.return_register, name(cie.personality), name(fde.lsda))
+    return (
+        "a signal frame" if cie.is_signal_frame else "no signal frame",
+        f"return address in column {cie.return_register}",
+        f"personality routine {name(cie.personality)}",
+        f"LSDA {name(fde.lsda)}",
+    )
 
 
 def section_shift(first: Image, second: Image) -> dict[int, int]:

@@ -69,6 +69,7 @@ def decode_source(source: AssemblySource) -> Conversion:
     before = RowMap(assembled.image)
     tables = [table for table in before.tables if any(True for _ in data.entries(table))]
     fdes = _fdes(tables, data)
+    conversion.refused += _disagreements(assembled.image, tables, data)
     for fde in fdes:
         conversion.functions += 1
         try:
@@ -263,12 +264,48 @@ _SWITCHES = frozenset(
 
 
 def _fdes(tables: list[FrameTable], data: _DataLines) -> list[Fde]:
-    """Return the FDEs to be said in directives, by address; of two sections, each range once."""
+    """Return the FDEs to be said in directives, by address; of two sections, each range once.
+
+    ``.eh_frame`` wins: only there are a personality routine and its data (LuaJIT writes both).
+    """
     found: dict[tuple[int, int], Fde] = {}
-    for table in tables:
+    for table in sorted(tables, key=lambda table: table.section_name != ".eh_frame"):
         for fde in data.entries(table):
             found.setdefault((fde.begin, fde.end), fde)
     return [found[key] for key in sorted(found)]
+
+
+def _disagreements(image: Image, tables: list[FrameTable], data: _DataLines) -> list[Refusal]:
+    """Refuse what two sections do not say alike: directives write the same to both."""
+    refused: list[Refusal] = []
+    told: set[int] = set()
+    for table in tables:
+        for other in tables:
+            if other is table:
+                continue
+            rows = RowMap(image, other.section_name)
+            for fde in data.entries(table):
+                place = _first_difference(image, fde, rows)
+                if place is not None and place not in told:
+                    told.add(place)
+                    text = (
+                        f"{image.name_of(fde.begin)}: {table.section_name} and "
+                        f"{other.section_name} do not say the same at {image.place(place)}; "
+                        "directives write one thing to both: remove one of the two sections"
+                    )
+                    refused.append(Refusal(data.line_at(fde), text))
+    return refused
+
+
+def _first_difference(image: Image, fde: Fde, rows: RowMap) -> int | None:
+    """Return the first boundary of an FDE where other rows are not its own."""
+    for address in _boundaries(image, [fde]):
+        row, there = fde.row_at(address), rows.at(address)
+        if row is None:
+            continue
+        if there is None or not there.same_as(Unwind(row.cfa, row.registers, row.args_size)):
+            return address
+    return None
 
 
 def _choose_sections(

@@ -86,6 +86,11 @@ class DirectiveWriter:
         initial: the rules that ``.cfi_restore`` goes back to.
         prefix: before register names: ``%``, or nothing in Intel syntax without prefixes.
         comments: add comments to what is not readable by itself.
+
+    Attributes:
+        early: DWARF numbers of the registers given a rule before the first instruction. GNU as
+            (2.40) moves such rules into the CIE, and ``.cfi_restore`` then goes back to them;
+            LLVM leaves them in the FDE. Neither is asked to restore these.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class DirectiveWriter:
     ) -> None:
         self.machine = machine
         self.initial = initial or initial_unwind(machine)
+        self.early: frozenset[int] = frozenset()
         self._prefix = prefix
         self._comments = comments
 
@@ -143,7 +149,10 @@ class DirectiveWriter:
         first = self.initial.registers.get(number)
         if new == first:
             same = (None, SAME_VALUE)
-            return "" if old in same and new in same else f".cfi_restore {name}"
+            if old in same and new in same:
+                return ""
+            if number not in self.early:
+                return f".cfi_restore {name}"
         if new is None:
             # The initial rule cannot be taken away, but "same value" says what none means.
             new = SAME_VALUE

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from iced_x86 import Decoder, DecoderOptions
 
-from fullframe.cfi.write.compare import Difference, RowMap
+from fullframe.cfi.write.compare import RowMap, difference
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.data_text import DataWriter, NasmSyntax, Point, Procedure
 from fullframe.cfi.write.directives import (
@@ -256,5 +256,4 @@ def _prove(
             conversion.boundaries_compared += 1
             found = rows.at(item.ip)
             if found is None or not found.same_as(meant):
-                place = image.place(item.ip)
-                conversion.differences.append(Difference(item.ip, place, meant, found))
+                conversion.differences.append(difference(image, item.ip, meant, found))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.results import FunctionResult
-from fullframe.cfi.write.compare import Difference, RowMap, section_shift
+from fullframe.cfi.write.compare import Difference, RowMap, difference, section_shift
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.directives import (
     DirectiveWriter,
@@ -30,14 +31,18 @@ from fullframe.cfi.write.lines import (
     directive_lines,
     register_prefix,
 )
+from fullframe.cfi.write.macros import ConflictError, Macros, Wanted, expansions_of
 from fullframe.cfi.write.normalize import can_be_split, renumbered, split_lines
 from fullframe.cfi.write.patch import Patch, indentation
 from fullframe.cfi.write.source import Assembled, AssemblySource, loaded_bytes
 from fullframe.cfi.write.spelling import insert, spelled
 from fullframe.cfi.write.synthesize import Synthesized, synthesize
 from fullframe.elf.image import Image
+from fullframe.errors import InputError
 from fullframe.track.listing import is_filler
 
+#: Macros' bodies are tried at most so often, with fewer directives in them each time.
+_MOST_MACRO_ROUNDS = 8
 #: Plans that the proof refutes are dropped and the rest is proved again, at most so often.
 _MOST_ROUNDS = 4
 
@@ -52,6 +57,7 @@ class _Plan:
         after_transfer: boundaries that the instruction before does not lead to.
         fde: the FDE that is there already, if any.
         patch: the edits.
+        inside: what is wanted within macros' bodies.
         given_up: boundaries whose rules cannot be written.
         refused: why.
     """
@@ -61,11 +67,15 @@ class _Plan:
     after_transfer: set[int]
     fde: Fde | None
     patch: Patch = field(default_factory=Patch)
+    inside: Wanted = field(default_factory=Wanted)
     given_up: set[int] = field(default_factory=set)
     refused: list[Refusal] = field(default_factory=list)
 
 
-def fix_source(source: AssemblySource) -> Conversion:
+def fix_source(
+    source: AssemblySource,
+    preserved: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Conversion:
     """Write the missing directives of a source and mend the wrong ones.
 
     Rules that are there and are not wrong stay as they are written. The outcome is proved: the
@@ -74,6 +84,8 @@ def fix_source(source: AssemblySource) -> Conversion:
 
     Args:
         source: the source.
+        preserved: function to the hardware numbers of registers that survive it although the ABI
+            lets callees change them: missing directives are written for them, too.
 
     Returns:
         The edited text and what was compared.
@@ -82,24 +94,52 @@ def fix_source(source: AssemblySource) -> Conversion:
         InputError: the source cannot be assembled.
     """
     assembled = source.assemble()
-    result = _fix(source, assembled)
+    result = _fix(source, assembled, preserved)
+    origins: list[int] | None = None
+    now = source
     crowded = {
         item.line
         for item in result.refused
         if item.line is not None and can_be_split(source, assembled, item.line)
     }
-    if not crowded:
-        return result
-    split, origins = split_lines(source, crowded)
-    again = _fix(split, split.assemble())
-    return renumbered(again, source, origins)
+    if crowded:
+        now, origins = split_lines(source, crowded)
+        result = _fix(now, now.assemble(), preserved)
+    if result.refused and ".macro" in now.text:
+        result = _fix_within_macros(now, result, preserved)
+    return result if origins is None else renumbered(result, source, origins)
 
 
-def _fix(source: AssemblySource, assembled: Assembled) -> Conversion:
-    plans, conversion = _plans(source, assembled)
+def _fix_within_macros(
+    source: AssemblySource, result: Conversion, preserved: Mapping[str, tuple[int, ...]]
+) -> Conversion:
+    """Write directives into macros' bodies too, if more can be done then."""
+    try:
+        assembled = source.assemble(within_macros=True)
+    except InputError:
+        return result  # a macro that does not bear labels
+    macros = Macros(expansions_of(assembled))
+    for _ in range(_MOST_MACRO_ROUNDS):
+        try:
+            again = _fix(source, assembled, preserved, macros)
+        except ConflictError as conflict:
+            macros.denied |= conflict.spots
+            continue
+        except InputError:
+            return result  # a body that is assembled where no directive may be, as in data
+        return again if len(again.refused) < len(result.refused) else result
+    return result
+
+
+def _fix(
+    source: AssemblySource,
+    assembled: Assembled,
+    preserved: Mapping[str, tuple[int, ...]],
+    macros: Macros | None = None,
+) -> Conversion:
+    plans, conversion = _plans(source, assembled, preserved, macros)
     for _ in range(_MOST_ROUNDS):
-        merged = _merge([plan.patch for plan in plans])
-        text = merged.apply(source.text)
+        text = _edited(source, assembled, plans, macros)
         if text == source.text:
             conversion.differences = []
             break
@@ -114,16 +154,39 @@ def _fix(source: AssemblySource, assembled: Assembled) -> Conversion:
             for difference in differences
             if plan.function.begin <= difference.address < plan.function.end
         }
+        refuted = [plan for plan in plans if plan.function.begin in bad]
+        spoilt = {spot for plan in refuted for spot in plan.inside.texts}
+        if spoilt:
+            raise ConflictError(spoilt)
         for plan in plans:
             if plan.function.begin in bad:
                 conversion.refused.append(_not_proved(assembled, plan))
                 conversion.functions_done -= 1
         plans = [plan for plan in plans if plan.function.begin not in bad]
-    conversion.new_text = _merge([plan.patch for plan in plans]).apply(source.text)
+    conversion.new_text = _edited(source, assembled, plans, macros)
     for plan in plans:
         conversion.refused += plan.refused
     conversion.refused.sort(key=lambda item: item.line or 0)
     return conversion
+
+
+def _edited(
+    source: AssemblySource, assembled: Assembled, plans: list[_Plan], macros: Macros | None
+) -> str:
+    """Return the text with the edits of some functions.
+
+    Raises:
+        ConflictError: not all expansions of a macro need the same.
+    """
+    patches = [plan.patch for plan in plans]
+    if macros is not None:
+        inside = Wanted()
+        inside.merge(plan.inside for plan in plans)
+        conflicts = inside.conflicts(macros.expansions)
+        if conflicts:
+            raise ConflictError(conflicts)
+        patches.append(inside.patch(assembled, source.lines))
+    return _merge(patches).apply(source.text)
 
 
 def _not_proved(assembled: Assembled, plan: _Plan) -> Refusal:
@@ -143,7 +206,12 @@ def line_of(assembled: Assembled, address: int) -> int | None:
     return assembled.origins[span.line].line
 
 
-def _plans(source: AssemblySource, assembled: Assembled) -> tuple[list[_Plan], Conversion]:
+def _plans(
+    source: AssemblySource,
+    assembled: Assembled,
+    preserved: Mapping[str, tuple[int, ...]],
+    macros: Macros | None,
+) -> tuple[list[_Plan], Conversion]:
     """Find out what every function lacks."""
     image = assembled.image
     conversion = Conversion(source.path, source.text, source.text)
@@ -153,7 +221,7 @@ def _plans(source: AssemblySource, assembled: Assembled) -> tuple[list[_Plan], C
     verdicts = {result.fde.begin: result for result in checker.results()}
     directives = directive_lines(assembled)
     plans = []
-    for made in synthesize(image, functions):
+    for made in synthesize(image, functions, preserved):
         conversion.functions += 1
         fde = rows.fde_at(made.function.begin)
         result = None if fde is None else verdicts.get(fde.begin)
@@ -161,7 +229,7 @@ def _plans(source: AssemblySource, assembled: Assembled) -> tuple[list[_Plan], C
             conversion.functions_done += 1
             continue
         try:
-            plan = _plan(source, assembled, made, fde, result, directives)
+            plan = _plan(source, assembled, made, fde, result, directives, macros)
         except RefusedError as error:
             conversion.refused.append(error.refusal)
             continue
@@ -191,6 +259,7 @@ def _plan(
     fde: Fde | None,
     result: FunctionResult | None,
     directives: list[DirectiveLine],
+    macros: Macros | None,
 ) -> _Plan:
     function = made.function
     line = line_of(assembled, function.begin)
@@ -217,7 +286,7 @@ def _plan(
         for gap in made.gaps:
             text = f"{function.name}: {gap.reason}; the rules before it are left in force"
             plan.refused.append(Refusal(line_of(assembled, gap.begin), text))
-        _write_anew(source, assembled, plan)
+        _write_anew(source, assembled, plan, macros)
     for address, register in made.doubts:
         text = f"{function.name}: paths disagree about where {register} is; written as undefined"
         plan.refused.append(Refusal(line_of(assembled, address), text))
@@ -253,7 +322,9 @@ def _keep_what_is_right(plan: _Plan, fde: Fde, result: FunctionResult) -> None:
 # -- a function without CFI -------------------------------------------------------------------
 
 
-def _write_anew(source: AssemblySource, assembled: Assembled, plan: _Plan) -> None:
+def _write_anew(
+    source: AssemblySource, assembled: Assembled, plan: _Plan, macros: Macros | None
+) -> None:
     image = assembled.image
     function = plan.function
     first = _opening(assembled, plan)
@@ -266,7 +337,7 @@ def _write_anew(source: AssemblySource, assembled: Assembled, plan: _Plan) -> No
     opening = [f"{space}.cfi_startproc"]
     if function.signal_return is not None:
         opening.append(f"{space}.cfi_signal_frame")
-    changes = _place_all(assembled, plan, writer, first)
+    changes = _place_all(assembled, plan, writer, first, macros)
     plan.patch.insert_before(first.line, opening)
     for anchor, text in changes:
         insert(plan.patch, anchor, lines, text)
@@ -294,7 +365,11 @@ def _opening(assembled: Assembled, plan: _Plan) -> Anchor:
 
 
 def _place_all(
-    assembled: Assembled, plan: _Plan, writer: DirectiveWriter, first: Anchor
+    assembled: Assembled,
+    plan: _Plan,
+    writer: DirectiveWriter,
+    first: Anchor,
+    macros: Macros | None,
 ) -> list[tuple[Anchor, list[str]]]:
     """Spell a function's rows and find a place for each change.
 
@@ -304,11 +379,17 @@ def _place_all(
     while True:
         found = []
         refused = 0
+        plan.inside = Wanted()
         held = writer.initial
         changes = [(address, plan.wanted[address]) for address in sorted(plan.wanted)]
         for address, text in spelled(writer, changes, plan.after_transfer):
+            at_begin = address == plan.function.begin
+            if macros is not None and not at_begin:
+                inner = macros.spot(address, after_transfer=address in plan.after_transfer)
+                if inner is not None:
+                    plan.inside.add(*inner, text)
+                    continue
             try:
-                at_begin = address == plan.function.begin
                 anchor = first if at_begin else place(assembled, address, plan)
                 found.append((anchor, text))
             except RefusedError as error:
@@ -531,6 +612,5 @@ def _prove(
             compared += 1
             found = after.at(address + shift.get(section.index, 0))
             if found is None or not found.same_as(rules):
-                name = assembled.image.place(address)
-                differences.append(Difference(address, name, rules, found))
+                differences.append(difference(assembled.image, address, rules, found))
     return compared, differences

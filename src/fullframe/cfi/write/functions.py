@@ -17,7 +17,7 @@ from fullframe.cfi.code import NamedCode
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.lsda import CallSite, read_lsda
 from fullframe.cfi.trampolines import find_trampoline
-from fullframe.elf.image import Image
+from fullframe.elf.image import Image, Symbol
 from fullframe.errors import FullframeError
 from fullframe.x86.registers import Machine
 
@@ -80,9 +80,16 @@ def functions_of_symbols(image: Image) -> list[Function]:
     begins: dict[int, tuple[str, bool]] = {}
     sizes: dict[int, int] = {}
     named: dict[int, str] = {}
-    for symbol in image.function_symbols():
+    symbols = image.function_symbols()
+    insides = _insides(symbols)
+    for symbol in symbols:
         named.setdefault(symbol.address, symbol.name)
-        if symbol.kind in ("func", "ifunc") or symbol.binding in ("global", "weak"):
+        is_function = symbol.kind in ("func", "ifunc")
+        # A global label in the middle of a function's own extent is where others look or jump,
+        # with the function's frame; only a call makes it a function (see below).
+        if is_function or (
+            symbol.binding in ("global", "weak") and not _is_inside(insides, symbol.address)
+        ):
             known = begins.get(symbol.address)
             if known is None or known[1]:
                 begins[symbol.address] = (symbol.name, is_cold(symbol.name))
@@ -105,6 +112,26 @@ def functions_of_symbols(image: Image) -> list[Function]:
         number = signal_return_number(image, begin, end)
         found.append(Function(name, begin, end, not cold, number))
     return found
+
+
+def _insides(symbols: Sequence[Symbol]) -> list[tuple[int, int]]:
+    """Return the extents of functions whose size is known, by address, none overlapping."""
+    found: list[tuple[int, int]] = []
+    for symbol in sorted(symbols, key=lambda symbol: symbol.address):
+        end = symbol.address + symbol.size_bytes
+        if symbol.kind not in ("func", "ifunc") or not symbol.size_bytes:
+            continue
+        if found and symbol.address < found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((symbol.address, end))
+    return found
+
+
+def _is_inside(insides: Sequence[tuple[int, int]], address: int) -> bool:
+    """Return whether an address is within one of the extents, and not its first."""
+    position = bisect_right(insides, (address, 0)) - 1
+    return position >= 0 and insides[position][0] < address < insides[position][1]
 
 
 def is_cold(name: str) -> bool:

@@ -10,6 +10,7 @@ from fullframe.cfi.rules import (
     Expression,
     Offset,
     RegisterRule,
+    Registers,
     Rule,
     SameValue,
     Undefined,
@@ -41,12 +42,24 @@ def row_text(data: bytes) -> str:
             lines.append(head)
             lines += [f"problem: {problem.message}" for problem in fde.problems]
             for row in fde.rows():
-                parts = [f"CFA {_cfa(row.cfa, machine)}"]
-                for number, rule in sorted(row.registers.items()):
-                    parts.append(f"{_name(number, machine)} {_rule(rule, machine)}")
-                lines.append(f"  +{row.address - fde.begin:#x} {'; '.join(parts)}")
+                text = rules_text(row.cfa, row.registers, machine)
+                lines.append(f"  +{row.address - fde.begin:#x} {text}")
     lines += [f"symbol {symbol.name}" for symbol in image.symbols if symbol.is_defined]
     return "\n".join(lines)
+
+
+def rules_text(cfa: CfaRule | None, registers: Registers, machine: Machine) -> str:
+    """Return one row's rules as text, such as ``CFA rsp+16; rbx c-16; rip c-8``.
+
+    Args:
+        cfa: the CFA's rule.
+        registers: DWARF numbers to rules.
+        machine: for the registers' names.
+    """
+    parts = [f"CFA {_cfa(cfa, machine)}"]
+    for number, rule in sorted(registers.items()):
+        parts.append(f"{_name(number, machine)} {_rule(rule, machine)}")
+    return "; ".join(parts)
 
 
 def _name(number: int, machine: Machine) -> str:

@@ -21,7 +21,7 @@ from fullframe.cfi.rules import (
 )
 from fullframe.track.state import State
 from fullframe.track.values import CFA, CFA_REGION, UNKNOWN, Address, Value, address, entry
-from fullframe.x86.registers import BP, IP, SP, Machine
+from fullframe.x86.registers import BP, FLAGS, IP, SP, Machine
 
 _DW_OP_BREG0 = 0x70
 _DW_OP_DEREF = 0x06
@@ -34,9 +34,13 @@ class Style:
     Attributes:
         frame_pointer: it makes bp its frame pointer, as compilers do (``mov %rsp, %rbp`` right
             after bp was pushed as the first word of the frame).
+        preserved: hardware numbers of registers that survive it although the ABI lets callees
+            change them; their rules are written like those of callee-saved ones. ``FLAGS``: in
+            a signal frame, say where they are (LLVM's libunwind refuses CFI that does).
     """
 
     frame_pointer: bool = False
+    preserved: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,13 @@ class RuleChooser:
         self._frame = address(CFA_REGION, -2 * self._word)
         self._known: dict[tuple[State, Style], Rules] = {}
 
-    def style_of(self, states: list[State | None]) -> Style:
-        """Return how a function uses its frame, from its states in order of address."""
+    def style_of(self, states: list[State | None], preserved: tuple[int, ...] = ()) -> Style:
+        """Return how a function uses its frame.
+
+        Args:
+            states: its states in order of address.
+            preserved: see :class:`Style`; nothing in the code tells.
+        """
         stands = False
         previous: State | None = None
         for state in states:
@@ -104,7 +113,7 @@ class RuleChooser:
                     and previous.registers[SP] is self._frame
                 )
             previous = state
-        return Style(stands)
+        return Style(stands, preserved)
 
     def rules(self, state: State, style: Style = Style()) -> Rules:
         """Return the rules that describe a state."""
@@ -122,7 +131,8 @@ class RuleChooser:
             return Rules(None, ())
         registers: dict[int, Rule] = {}
         doubts = []
-        for register in (*self.machine.callee_saved, IP):
+        general = [register for register in style.preserved if register != FLAGS]
+        for register in (*self.machine.callee_saved, *general, IP):
             rule = self._register(state, register)
             if rule is None:
                 continue
@@ -130,7 +140,7 @@ class RuleChooser:
                 doubts.append(register)
             registers[self.machine.hardware_to_dwarf[register]] = rule
         if self._on_signal_frame(state):
-            self._interrupted(state, registers)
+            self._interrupted(state, style, registers)
         return Rules(cfa, tuple(sorted(registers.items())), tuple(doubts))
 
     # -- the CFA -----------------------------------------------------------------------------
@@ -234,10 +244,13 @@ class RuleChooser:
         pointer = state.registers[SP]
         return isinstance(pointer, Address) and pointer.region.name == "signal frame"
 
-    def _interrupted(self, state: State, registers: dict[int, Rule]) -> None:
+    def _interrupted(self, state: State, style: Style, registers: dict[int, Rule]) -> None:
         """A signal interrupts anywhere: every register is the caller's, in the signal frame."""
-        for register in range(17):
-            number = self.machine.hardware_to_dwarf.get(register)
+        numbers = dict(self.machine.hardware_to_dwarf)
+        if FLAGS in style.preserved:
+            numbers[FLAGS] = self.machine.dwarf_flags
+        for register in range(18):
+            number = numbers.get(register)
             if number is None or register == SP:
                 continue
             code = self._reach(state, SP, entry(register))

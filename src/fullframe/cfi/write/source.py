@@ -23,6 +23,7 @@ from fullframe.toolchain.find import Toolchain
 
 _LINE_MARKER = re.compile(r'^#\s*(?:line\s+)?(\d+)\s+"((?:[^"\\]|\\.)*)"')
 _BLOCK = re.compile(r"\.(macro|rept|irpc?|irep|irepc)\b", re.IGNORECASE)
+_MACRO = re.compile(r"\s*\.macro\b", re.IGNORECASE)
 _BLOCK_END = re.compile(r"\.(endm|endr)\b", re.IGNORECASE)
 #: A source larger than this is refused: bounds time and memory.
 _MOST_BYTES = 64 << 20
@@ -56,6 +57,21 @@ class Span:
     begin: int
     end: int
     line: int
+
+
+@dataclass(frozen=True, slots=True)
+class InnerLabel:
+    """Where a line of a macro's body begins in one expansion.
+
+    Attributes:
+        address: in the image.
+        line: index of the preprocessed line, from 0; None for a line outside of macros.
+        expansion: the assembler's count of the expansion.
+    """
+
+    address: int
+    line: int | None
+    expansion: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +114,7 @@ class Assembled:
         addresses: per preprocessed line, the address in force before it, likewise (in sections
             that are not loaded: the offset).
         data_spans: what lines emit into sections that are not loaded, by (section, offset).
+        inner_labels: where lines of macros' bodies were assembled, if that was asked for.
     """
 
     image: Image
@@ -108,6 +125,7 @@ class Assembled:
     sections: list[int | None] = field(default_factory=list)
     addresses: list[int | None] = field(default_factory=list)
     data_spans: list[tuple[int, Span]] = field(default_factory=list)
+    inner_labels: list[InnerLabel] = field(default_factory=list)
 
     def section_name(self, line: int) -> str | None:
         """Return the name of the section in force before a preprocessed line, if it is known."""
@@ -178,8 +196,11 @@ class AssemblySource:
 
     # -- assembling --------------------------------------------------------------------------
 
-    def assemble(self) -> Assembled:
+    def assemble(self, *, within_macros: bool = False) -> Assembled:
         """Assemble the source and find the line of every byte.
+
+        Args:
+            within_macros: find the lines of macros' bodies as well.
 
         Raises:
             InputError: the assembler refuses the source, with what it said; or the source
@@ -190,7 +211,8 @@ class AssemblySource:
             clean, origins = self._preprocess(directory)
             data = self._object(directory, "plain", clean, origins)
             prefix = _unused_prefix(clean)
-            labelled_data = self._object(directory, "labelled", _labelled(clean, prefix), [])
+            lines = _labelled(clean, prefix, within_macros=within_macros)
+            labelled_data = self._object(directory, "labelled", lines, [])
         plain = Image.from_bytes(data, self.path)
         labelled = Image.from_bytes(labelled_data, self.path)
         if loaded_bytes(plain, data) != loaded_bytes(labelled, labelled_data):
@@ -280,11 +302,21 @@ class AssemblySource:
 
     def _locate(self, result: Assembled, labelled: Image, prefix: str) -> None:
         places: dict[int, tuple[int, int]] = {}
+        code = {section.index for section in labelled.sections if section.executable}
         for symbol in labelled.symbols:
             if symbol.name.startswith(prefix) and symbol.section_index is not None:
-                number = symbol.name[len(prefix) :]
-                if number.isdigit():
+                number, _, expansion = symbol.name[len(prefix) :].partition("_")
+                if not number.isdigit():
+                    continue
+                if not expansion:
                     places[int(number)] = (symbol.section_index, symbol.address)
+                if symbol.section_index in code:
+                    label = (
+                        InnerLabel(symbol.address, int(number), int(expansion))
+                        if expansion
+                        else InnerLabel(symbol.address, None, 0)
+                    )
+                    result.inner_labels.append(label)
         alloc = {section.index for section in labelled.sections if section.alloc}
         count = len(result.clean)
         result.sections = [None] * count
@@ -364,16 +396,25 @@ def _unused_prefix(lines: list[str]) -> str:
     return prefix
 
 
-def _labelled(lines: list[str], prefix: str) -> list[str]:
-    """Put a label before every line, except inside macros, repetitions and comments."""
+def _labelled(lines: list[str], prefix: str, *, within_macros: bool = False) -> list[str]:
+    """Put a label before every line, except inside repetitions and comments.
+
+    Inside macros too, if wanted: there the count of the expansion is part of the label.
+    """
     result = []
     depth = 0
-    in_comment = False
+    in_comment = in_macro = False
     for number, line in enumerate(lines):
-        if depth == 0 and not in_comment and line.strip():
-            result.append(f"{prefix}{number}:")
+        code, ends_in_comment = strip_comments(line, in_comment)
+        if not in_comment and line.strip():
+            if depth == 0:
+                result.append(f"{prefix}{number}:")
+            elif in_macro and depth == 1 and not _BLOCK_END.search(code):
+                result.append(f"{prefix}{number}_\\@:")
         result.append(line)
-        code, in_comment = strip_comments(line, in_comment)
+        in_comment = ends_in_comment
+        if depth == 0:
+            in_macro = within_macros and _MACRO.match(code) is not None
         depth += len(_BLOCK.findall(code))
         depth = max(0, depth - len(_BLOCK_END.findall(code)))
     result.append(f"{prefix}{len(lines)}:")

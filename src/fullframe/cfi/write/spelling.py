@@ -36,6 +36,11 @@ def spelled(
         if not rules.same_as(now):
             changes.append((address, rules))
             now = rules
+    if changes and changes[0][0] == rows[0][0]:
+        given = changes[0][1].registers
+        writer.early = frozenset(
+            number for number in given if given[number] != writer.initial.registers.get(number)
+        )
     befores = [writer.initial, *(rules for _, rules in changes)]
     result: list[list[str]] = []
     spans: list[tuple[int, int]] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from fullframe.cfi.rules import Row
 from fullframe.cfi.write.follow import Followed, FunctionFollower
@@ -60,12 +62,18 @@ class Synthesized:
         return bool(self.rows) and not (self.gaps or self.doubts or self.assumed)
 
 
-def synthesize(image: Image, functions: list[Function]) -> list[Synthesized]:
+def synthesize(
+    image: Image,
+    functions: list[Function],
+    preserved: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> list[Synthesized]:
     """Make the rows of functions from what their code does.
 
     Args:
         image: the image.
         functions: by address, none overlapping.
+        preserved: function to the hardware numbers of registers that survive it although the ABI
+            lets callees change them: they get rules, too.
 
     Returns:
         One item for each function whose bytes the file holds, by address.
@@ -73,7 +81,12 @@ def synthesize(image: Image, functions: list[Function]) -> list[Synthesized]:
     follower = FunctionFollower(image, functions)
     chooser = RuleChooser(image.machine)
     found = follower.follow_all()
-    styles = {followed.function.begin: chooser.style_of(followed.states) for followed in found}
+    styles = {
+        followed.function.begin: chooser.style_of(
+            followed.states, preserved.get(followed.function.name, ())
+        )
+        for followed in found
+    }
     for followed in found:
         if not followed.function.entered_by_call:
             # A cold part goes on with the frame of the function that it was split off.

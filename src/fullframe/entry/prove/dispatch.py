@@ -12,7 +12,7 @@ from fullframe.entry.prove.contract import Contract, DispatchTable
 from fullframe.entry.prove.facts import known_bits, most, same
 from fullframe.entry.prove.state import Known
 from fullframe.entry.prove.values import Expression, Result, describe
-from fullframe.track.classify import _HARDWARE as HARDWARE
+from fullframe.track.operands import HARDWARE
 
 _LOW = 0xFFFF_FFFF
 #: How far from a table's start an operand may point and still be taken to mean it.

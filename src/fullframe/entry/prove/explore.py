@@ -26,7 +26,7 @@ from fullframe.entry.prove.scan import scan
 from fullframe.entry.prove.state import Known
 from fullframe.entry.prove.step import Stepper
 from fullframe.entry.prove.values import CALLER_STACK, INTO_C, PER_CPU, describe, something
-from fullframe.track.classify import _HARDWARE as HARDWARE
+from fullframe.track.operands import HARDWARE
 from fullframe.track.state import StateSpace
 from fullframe.track.values import UNKNOWN, Address, Constant, Value, address, constant
 from fullframe.x86.registers import SP, X86_64

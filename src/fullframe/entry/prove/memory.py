@@ -20,7 +20,7 @@ from fullframe.entry.prove.values import (
     something,
     word_read,
 )
-from fullframe.track.classify import _HARDWARE as HARDWARE
+from fullframe.track.operands import HARDWARE
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import OTHER, UNKNOWN, Address, Constant, Value, address
 

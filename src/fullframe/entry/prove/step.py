@@ -32,8 +32,8 @@ from fullframe.entry.prove.values import (
     expression,
     something,
 )
-from fullframe.track.classify import _HARDWARE as HARDWARE
 from fullframe.track.classify import WRITES, Classifier
+from fullframe.track.operands import HARDWARE
 from fullframe.track.state import StateSpace
 from fullframe.track.values import OTHER, Address, Constant, Value, address, constant
 from fullframe.x86.flags import AC, DF, IF, NT
