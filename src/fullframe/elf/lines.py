@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -153,25 +155,36 @@ class LineReader:
     @cached_property
     def _index(self) -> list[tuple[int, int, int]]:
         """(first address, first address after, offset of the unit), sorted."""
-        found = []
-        table = self._dwarf.get_aranges()
-        if table is not None:
-            found = [
-                (entry.begin_addr, entry.begin_addr + entry.length, entry.info_offset)
-                for entry in table.entries
-            ]
+        found = list(_address_ranges(self._bytes_of(".debug_aranges")))
         indexed = {offset for _, _, offset in found}
-        for unit in self._dwarf.iter_CUs():
-            if unit.cu_offset not in indexed:
-                found += [(begin, end, unit.cu_offset) for begin, end in self._ranges(unit)]
+        for offset in self._unit_offsets:
+            if offset not in indexed:
+                unit = self._dwarf.get_CU_at(offset)
+                found += [(begin, end, offset) for begin, end in self._ranges(unit)]
         return sorted(found)
 
     @cached_property
     def _units_without_range(self) -> list[Any]:
         """Units that do not say what they cover; only some, each costs a line program."""
         known = {offset for _, _, offset in self._index}
-        units = (unit for unit in self._dwarf.iter_CUs() if unit.cu_offset not in known)
-        return list(islice(units, _MOST_UNITS_SEARCHED))
+        offsets = (offset for offset in self._unit_offsets if offset not in known)
+        return [self._dwarf.get_CU_at(offset) for offset in islice(offsets, _MOST_UNITS_SEARCHED)]
+
+    @cached_property
+    def _unit_offsets(self) -> list[int]:
+        """Where the units start in ``.debug_info`` (DWARF 5, section 7.5.1)."""
+        data = self._bytes_of(".debug_info")
+        offsets, at = [], 0
+        while at + 4 <= len(data):
+            offsets.append(at)
+            at = _unit_body(data, at)[1]
+        return offsets
+
+    def _bytes_of(self, name: str) -> bytes:
+        source = self._source
+        assert source is not None
+        section = source.section(name) or source.section(name.replace(".", ".z", 1))
+        return b"" if section is None else bytes(section.data)
 
     def _ranges(self, unit: Any) -> list[tuple[int, int]]:
         """What a unit says it covers, in its first entry (DWARF 5, section 2.17)."""
@@ -219,6 +232,36 @@ class LineReader:
                 rows.append((previous.address, state.address, f"{name}:{previous.line}"))
             previous = None if state.end_sequence else state
         return sorted(rows)
+
+
+def _unit_body(data: bytes, offset: int) -> tuple[int, int, int]:
+    """Return (begin, end, size of an offset) of a unit, by its initial length (section 7.4)."""
+    (length,) = struct.unpack_from("<I", data, offset)
+    if length != 0xFFFFFFFF:
+        return offset + 4, offset + 4 + length, 4
+    (length,) = struct.unpack_from("<Q", data, offset + 4)
+    return offset + 12, offset + 12 + length, 8
+
+
+def _address_ranges(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (begin, end, offset of the unit) of ``.debug_aranges`` (DWARF 5, section 6.1.2)."""
+    at = 0
+    while at + 4 <= len(data):
+        start = at
+        begin, at, offset_bytes = _unit_body(data, at)
+        form = "<HQBB" if offset_bytes == 8 else "<HIBB"
+        version, unit, address_bytes, segment_bytes = struct.unpack_from(form, data, begin)
+        if version != 2 or address_bytes not in (4, 8) or segment_bytes:
+            continue
+        # Tuples begin at a multiple of their size, counted from the header's begin.
+        size = 2 * address_bytes
+        first = begin + struct.calcsize(form) - start
+        first = start + (first + size - 1) // size * size
+        end = min(at, len(data))
+        whole = data[first : first + (end - first) // size * size]
+        for low, length in struct.iter_unpack("<QQ" if address_bytes == 8 else "<II", whole):
+            if low or length:
+                yield low, low + length, unit
 
 
 def _file_names(program: Any) -> dict[int, str]:
