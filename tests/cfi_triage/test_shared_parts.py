@@ -98,3 +98,18 @@ def test_bound_check_of_a_switch_whose_default_cannot_happen(tmp_path: Path) -> 
     # Where nothing else leads to that part, it is the switch that does.
     report = _check(tmp_path, users[1], _TAIL.format(label="nop"), table)
     assert report.findings
+
+
+@pytest.mark.parametrize("between", [0, 20])
+def test_label_without_code_at_the_end_of_a_cold_part(between: int, tmp_path: Path) -> None:
+    """What GCC knows to be unreachable leads to the next function's cold part, far away."""
+    others = [_function(f"other{number}", "ret") for number in range(between)]
+    report = _check(
+        tmp_path,
+        _user("hot", 8, "je shared_tail"),
+        _user("never", 16, "je shared_tail"),
+        *others,
+        _TAIL.format(label=""),
+    )
+    # Beside each other they would be written by hand, and one of them wrong.
+    assert bool(report.wrong) is (between == 0)

@@ -46,9 +46,9 @@ class Arrival:
         address: where it arrives.
         state: what holds there.
         coarse: the state is of the coarse space, in which ``OTHER`` may stand for anything.
-        astray: the jump does not bring what the FDE says, and may never be taken: the bound
-            check of a switch whose default cannot happen leads to a label without code, at the
-            end of a part where another function's begins; a table may have been read too far.
+        astray: the jump does not bring what the FDE says, and may never be taken: it leads to a
+            label without code, at the end of the function's own cold part, where another
+            function's begins; a table may have been read too far.
     """
 
     source: int
@@ -56,6 +56,10 @@ class Arrival:
     state: State
     coarse: bool
     astray: bool = False
+
+
+#: Linkers put the cold parts of many functions together, apart from the rest.
+_MOST_BETWEEN = 8
 
 
 class Handover:
@@ -170,8 +174,10 @@ class Handover:
     ) -> bool:
         """Return whether a jump does not bring what the row there says, and need not.
 
-        Only a switch's bound check is never taken, or its jump not to where its table is read to
-        lead. Any other jump is, and that others bring what the row says does not excuse it.
+        A switch's bound check may never be taken, and its table may be read too far. What GCC
+        knows to be unreachable is a label without code, and where the code before it went into
+        a cold part, the label is at the begin of the next function's. Functions that share a
+        tail stand beside it: that others bring what its row says does not excuse their jumps.
         """
         target, address = jump
         rows = rows_of(receiver)
@@ -182,11 +188,17 @@ class Handover:
         precise = self._space
         code = self._code.code_of(source)[address - source.begin :][:_BOUND_CHECK_BYTES]
         bits = precise.machine.bits
-        if not is_switch(bits, code):
+        if not is_switch(bits, code) and not (distance == 0 and self._is_apart(source, receiver)):
             return False
         if space is not precise:
             state = made_uncertain(precise, state)
         return self._book.judge(precise, state, claim, target).answer is Answer.WRONG
+
+    def _is_apart(self, one: Fde, other: Fde) -> bool:
+        """Return whether two FDEs stand as far apart as a function and a cold part do."""
+        if self._code.image.section_at(one.begin) != self._code.image.section_at(other.begin):
+            return True
+        return abs(self._code.number_of(one) - self._code.number_of(other)) > _MOST_BETWEEN
 
     def _receiver(self, source: Fde, target: int, state: State, rows_of: RowsOf) -> Fde | None:
         """Return the FDE that a jump out of ``source`` carries its state into."""

@@ -35,6 +35,10 @@ class ImageCode(NamedCode):
                 return fde
         return None
 
+    def number_of(self, fde: Fde) -> int:
+        """Return which of the image's FDEs, by address, one is."""
+        return bisect_right(self._begins, fde.begin) - 1
+
     def code_of(self, fde: Fde) -> bytes:
         """Return a function's bytes; raises InputError where the file does not hold them."""
         return bytes(self.image.read(fde.begin, fde.end - fde.begin))
