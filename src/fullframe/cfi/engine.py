@@ -11,7 +11,7 @@ from fullframe.track.streams import StreamReader
 from fullframe.x86.registers import Machine
 
 #: Sets of rows that are kept for functions with the same ones.
-_MOST_ROWS = 1 << 16
+_MOST_ROWS = 1 << 13
 
 
 class Engine:

@@ -49,7 +49,7 @@ _MOST_RULES_BY_BYTE = 16
 _MOST_RULES = 1 << 14
 _MOST_PROBLEMS = 16
 #: Rules and rows (these count double) that are kept for reuse; about 100 bytes each.
-_MOST_KEPT = 1 << 19
+_MOST_KEPT = 1 << 17
 
 #: Opcodes with a name that mean nothing on x86, to refuse them by it.
 _FOREIGN = {

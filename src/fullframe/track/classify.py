@@ -49,8 +49,8 @@ UNSEEN: Final = -1
 WRITES = frozenset(
     {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 )
-_MOST_ENCODINGS = 1 << 17
-_MOST_EFFECTS = 1 << 16
+_MOST_ENCODINGS = 1 << 16
+_MOST_EFFECTS = 1 << 15
 _CODES: Final = max(getattr(Code, name) for name in dir(Code) if name.isupper()) + 1
 _REGISTERS: Final = 256
 

@@ -56,7 +56,7 @@ class TooComplexError(FullframeError):
 
 
 #: States kept before the space starts afresh: bounds memory on hostile or enormous input.
-_MOST_STATES = 40_000
+_MOST_STATES = 20_000
 
 
 class State:

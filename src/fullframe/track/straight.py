@@ -11,14 +11,15 @@ seen) is left to :class:`fullframe.track.flow.Follower`, which follows anything.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import Final, Protocol
+from typing import Final
 
 from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
 
 from fullframe.track.classify import Classifier
 from fullframe.track.listing import is_filler
+from fullframe.track.passing import Changes, Pass, StraightSurroundings
 from fullframe.track.state import State
 from fullframe.track.streams import (
     BRANCH,
@@ -43,33 +44,6 @@ _NOP_STARTS: Final = frozenset(b"\x0f\x66\x90\x2e\x8d\xcc\x00")
 #: Gaps longer than this are not remembered.
 _LARGEST_GAP_BYTES: Final = 64
 
-#: (address, state from there on); None where no control arrives.
-Changes = list[tuple[int, State | None]]
-
-
-class StraightSurroundings(Protocol):
-    """What a client knows of the code around a function."""
-
-    #: Whether calls have landing pads to look up.
-    has_landing_pads: bool
-    #: Where what is claimed changes, counted from the function's begin.
-    row_offsets: frozenset[int]
-
-    def jump_targets_at(self, address: int, state: State, stream: Stream) -> list[int] | None:
-        """Return the addresses an indirect jump goes to; [] for a tail call, None unknown."""
-
-    def landing_pad_at(self, address: int) -> tuple[int, int] | None:
-        """Return (landing pad, bytes of arguments popped on the way) of the call at an address."""
-
-    def guess(self, address: int, changes: Changes) -> State | None:
-        """Return the state that may hold where no control has arrived yet, or None."""
-
-    def returns(self, following: int, state: State) -> bool:
-        """Return whether a call comes back to ``following`` in ``state``, by what is said there."""
-
-    def call_clobbers(self, target: int) -> tuple[int, ...]:
-        """Return callee-saved registers that the callee changes all the same."""
-
 
 @dataclass(slots=True)
 class StraightFlow:
@@ -86,44 +60,6 @@ class StraightFlow:
     exits: list[tuple[int, int, State]]
     filler_count: int
     fits: bool
-
-
-@dataclass(slots=True)
-class _Pass:
-    """One pass over a function.
-
-    Attributes:
-        stream: the function.
-        around: what is known of jumps and calls.
-        arriving: address to the state that jumps bring there.
-        landings: a heap of those addresses at which the stream marks no leader.
-        dead_from: address behind the last place where control did not go on.
-        gaps: (begin, end) of the addresses where no control arrives.
-        guessed: addresses where the client guessed the state.
-        resting_on: the guesses on one of which what is followed rests; None where it rests on
-            none.
-        real: addresses where something arrives that rests on no guess; from the first guess on.
-        doubtful: address to the guesses that arrivals there rest on, from the first guess on.
-        confirming: (target, the guesses it rests on or None) of backward jumps, likewise.
-        backward: (target, state) of backward jumps.
-        exits: as in :class:`StraightFlow`.
-        changes: as in :class:`StraightFlow`.
-    """
-
-    stream: Stream
-    around: StraightSurroundings
-    arriving: dict[int, State]
-    landings: list[int]
-    dead_from: int
-    changes: Changes
-    gaps: list[tuple[int, int]] = field(default_factory=list)
-    guessed: list[int] = field(default_factory=list)
-    resting_on: frozenset[int] | None = None
-    real: set[int] = field(default_factory=set)
-    doubtful: dict[int, frozenset[int]] = field(default_factory=dict)
-    confirming: list[tuple[int, frozenset[int] | None]] = field(default_factory=list)
-    backward: list[tuple[int, State]] = field(default_factory=list)
-    exits: list[tuple[int, int, State]] = field(default_factory=list)
 
 
 class StraightFollower:
@@ -167,7 +103,7 @@ class StraightFollower:
         for _ in range(_MOST_PASSES):
             landings = list(brought)
             heapify(landings)
-            run = _Pass(
+            run = Pass(
                 stream, around, dict(brought), landings, stream.begin, [(stream.begin, entry)]
             )
             if not self._go_over(run, entry):
@@ -177,7 +113,7 @@ class StraightFollower:
                 return flow
         return None
 
-    def _go_over(self, run: _Pass, entry: State | None) -> bool:
+    def _go_over(self, run: Pass, entry: State | None) -> bool:
         """Go over the function once; return whether it could be followed."""
         classifier, space, around = self.classifier, self.space, run.around
         call, join = classifier.call, space.join
@@ -226,7 +162,7 @@ class StraightFollower:
                     add_change((here, state))
             if kind <= JUMP:
                 if guessed:
-                    self._note(run, payload)
+                    run.note(payload)
                 known = arriving.get(payload)
                 if known is None:
                     arriving[payload] = state
@@ -294,9 +230,9 @@ class StraightFollower:
             self._revive(run, end)
         return True
 
-    def _finish(self, run: _Pass, brought: dict[int, State]) -> StraightFlow | None:
+    def _finish(self, run: Pass, brought: dict[int, State]) -> StraightFlow | None:
         """Make the flow of a pass; ``brought`` is extended by what backward branches bring."""
-        if run.guessed and not self._are_confirmed(run):
+        if run.guessed and not run.are_guesses_confirmed():
             return None
         filler_count = 0
         for one, other in run.gaps:
@@ -309,12 +245,12 @@ class StraightFollower:
 
     # -- where paths meet --------------------------------------------------------------------
 
-    def _meet(self, run: _Pass, here: int, state: State | None, incoming: State) -> State:
+    def _meet(self, run: Pass, here: int, state: State | None, incoming: State) -> State:
         """Return what holds where control arrives from elsewhere."""
         if state is None and run.dead_from != here:
             state = self._revive(run, here)
         if run.guessed:
-            self._rest_at(run, here, state)
+            run.rest_at(here, state)
         if state is None:
             run.changes.append((here, incoming))
             return incoming
@@ -325,7 +261,7 @@ class StraightFollower:
             run.changes.append((here, joined))
         return joined
 
-    def _land(self, run: _Pass, here: int, state: State | None) -> State | None:
+    def _land(self, run: Pass, here: int, state: State | None) -> State | None:
         """Meet what arrives, up to an address, at places that the stream marks as no leaders."""
         landings = run.landings
         while landings and landings[0] <= here:
@@ -333,7 +269,7 @@ class StraightFollower:
             state = self._meet(run, place, state, run.arriving[place])
         return state
 
-    def _revive(self, run: _Pass, until: int) -> State | None:
+    def _revive(self, run: Pass, until: int) -> State | None:
         """Go over addresses where no control has arrived: filler, then perhaps a guessed state."""
         stream, dead_from = run.stream, run.dead_from
         begin = stream.begin
@@ -351,44 +287,9 @@ class StraightFollower:
             run.resting_on = frozenset((lead,))
         return state
 
-    # -- guesses -----------------------------------------------------------------------------
-
-    @staticmethod
-    def _note(run: _Pass, target: int) -> None:
-        """Remember what an arrival rests on."""
-        if run.resting_on is None:
-            run.real.add(target)
-        else:
-            run.doubtful[target] = run.doubtful.get(target, frozenset()) | run.resting_on
-
-    @staticmethod
-    def _rest_at(run: _Pass, here: int, state: State | None) -> None:
-        """Find out what the code rests on where control arrives; with a state, also from above."""
-        if here in run.real:
-            run.resting_on = None
-        elif state is None:
-            run.resting_on = run.doubtful[here]
-        elif run.resting_on is not None:
-            run.resting_on |= run.doubtful.get(here, frozenset())
-
-    @staticmethod
-    def _are_confirmed(run: _Pass) -> bool:
-        """Return whether each guess is confirmed by a jump that does not itself rest on it."""
-        left = set(run.guessed)
-        while left:
-            confirmed = {
-                target
-                for target, resting_on in run.confirming
-                if target in left and (resting_on is None or not resting_on <= left)
-            }
-            if not confirmed:
-                return False
-            left -= confirmed
-        return True
-
     # -- transfers of control ----------------------------------------------------------------
 
-    def _unwind(self, run: _Pass, here: int, state: State, after: State) -> bool:
+    def _unwind(self, run: Pass, here: int, state: State, after: State) -> bool:
         """Bring a call's exception to its landing pad; return whether that can be followed."""
         pad = run.around.landing_pad_at(here)
         if pad is None:
@@ -398,7 +299,7 @@ class StraightFollower:
             after = self.classifier.call_that_pops(popped_bytes).after(self.space, state)
         return self._arrive(run, target, here, after)
 
-    def _arrive(self, run: _Pass, target: int, here: int, state: State) -> bool:
+    def _arrive(self, run: Pass, target: int, here: int, state: State) -> bool:
         """Bring a state to a place that the stream may mark as no leader."""
         if not run.stream.are_starts((target,)):
             return False
@@ -408,7 +309,7 @@ class StraightFollower:
                 run.confirming.append((target, run.resting_on))
             return True
         if run.guessed:
-            self._note(run, target)
+            run.note(target)
         known = run.arriving.get(target)
         run.arriving[target] = state if known is None else self.space.join(known, state)
         if known is None:
@@ -416,7 +317,7 @@ class StraightFollower:
         return True
 
     def _flow(
-        self, run: _Pass, here: int, instruction: Instruction, state: State
+        self, run: Pass, here: int, instruction: Instruction, state: State
     ) -> tuple[bool, State] | None:
         """Follow the rarer kinds; return (whether control goes on, the state after), or None."""
         flow, mnemonic = instruction.flow_control, instruction.mnemonic
@@ -443,7 +344,7 @@ class StraightFollower:
             return True, state
         return None
 
-    def _go(self, run: _Pass, here: int, targets: list[int], state: State) -> bool:
+    def _go(self, run: Pass, here: int, targets: list[int], state: State) -> bool:
         """Go to some places; return whether all of them can be followed."""
         begin, end = run.stream.begin, run.stream.end
         for target in targets:
@@ -505,3 +406,6 @@ class StraightFollower:
                 self._fillers.clear()
             self._fillers[gap] = count
         return count
+
+
+__all__ = ["Changes", "StraightFlow", "StraightFollower", "StraightSurroundings"]
