@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from random import Random
 
@@ -374,25 +375,26 @@ def test_code_that_loses_its_stack(tmp_path):
     assert {one.instruction.split()[0] for one in result.failures()} == {"call"}
 
 
-def test_an_image_that_starts_processes_leaves_none(tmp_path):
+def test_an_image_that_starts_processes_leaves_none(tmp_path, monkeypatch):
     # fork; the child pauses.
     text = IMAGE_64.replace(
         "\tmov $3, %ebx\n", "\tmov $57, %eax\n\tsyscall\n\tmov $34, %eax\n\tsyscall\n"
     )
-    before = processes()
+    # Other tests step programs at the same time: those of this one are in its own directory.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = stepped(
         text, tmp_path, 64, unwinders=("fullframe",), functions=("__vdso_time",), limit_seconds=0.5
     )
     assert "not finished after 0.5 seconds" in result.functions[0].remarks[0]
-    assert processes() - before == set()
+    assert processes_of(tmp_path) == set()
 
 
-def processes():
-    """The stepped programs that there are."""
+def processes_of(directory):
+    """The stepped programs that there are below a directory."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if b"fullframe-step-" in path.read_bytes():
+            if f"{directory}/fullframe-step-".encode() in path.read_bytes():
                 found.add(path.parent.name)
     return found
 
