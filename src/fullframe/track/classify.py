@@ -28,6 +28,7 @@ from iced_x86 import (
 )
 
 from fullframe.track import effects as fx
+from fullframe.track import stack_effects as stack
 from fullframe.track.effects import Apply, Effect, Memory
 from fullframe.track.handlers import HANDLERS
 from fullframe.track.operands import HARDWARE, IMMEDIATES, SIZE_BYTES, VECTOR
@@ -109,8 +110,10 @@ class Classifier:
             for register in range(16 if machine.bits == 64 else 8)
             if register != SP and register not in machine.callee_saved
         )
-        self.call = self.intern(("call",), lambda: fx.call(self.scratch))
-        self.call_inside = self.intern(("call inside",), lambda: fx.call_as_push(self.word_bytes))
+        self.call = self.intern(("call",), lambda: stack.call(self.scratch))
+        self.call_inside = self.intern(
+            ("call inside",), lambda: stack.call_as_push(self.word_bytes)
+        )
         kernel = (AX, CX, R11) if machine.bits == 64 else (AX,)
         self.system_call = self.intern(("system call",), lambda: fx.clobber(kernel))
         self._fast_calls: dict[int, Effect] = {
@@ -141,19 +144,21 @@ class Classifier:
 
     def call_that_pops(self, popped_bytes: int) -> Effect:
         """A call whose callee takes ``popped_bytes`` of arguments off the stack."""
-        return self.intern(("call pops", popped_bytes), lambda: fx.call(self.scratch, popped_bytes))
+        return self.intern(
+            ("call pops", popped_bytes), lambda: stack.call(self.scratch, popped_bytes)
+        )
 
     def call_that_keeps(self, kept: frozenset[int]) -> Effect:
         """A call whose callee leaves these caller-clobbered registers alone."""
         scratch = tuple(register for register in self.scratch if register not in kept)
-        return self.intern(("call keeps", kept), lambda: fx.call(scratch))
+        return self.intern(("call keeps", kept), lambda: stack.call(scratch))
 
     def call_that_clobbers(self, registers: tuple[int, ...]) -> Effect:
         """A call of a thunk that loads these registers and changes nothing else.
 
         Compilers know their own thunks, and keep other values in caller-clobbered registers.
         """
-        return self.intern(("call clobbers", registers), lambda: fx.call(registers))
+        return self.intern(("call clobbers", registers), lambda: stack.call(registers))
 
     def equal_registers(self, one: int, other: int) -> Effect:
         """On this edge both registers hold the same."""
@@ -277,7 +282,7 @@ class Classifier:
             delta = i.stack_pointer_increment
             registers.discard(SP)
             key += ["sp", delta]
-            parts.append(fx.push(None, -delta) if delta < 0 else fx.pop(None, delta))
+            parts.append(stack.push(None, -delta) if delta < 0 else stack.pop(None, delta))
         if registers:
             values = tuple(sorted(registers))
             parts.append(fx.clobber(values))
@@ -291,7 +296,7 @@ class Classifier:
                 size = max(self._memory_size(i), 1)
                 place = self._memory_operand(i)
                 key += ["store", place, size]
-                parts.append(fx.store(place, None, size))
+                parts.append(stack.store(place, None, size))
                 break
         if not parts:
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fullframe.track.state import SOMEWHERE, Slots, State, StateSpace
+from fullframe.track.state import State, StateSpace
 from fullframe.track.values import (
     CFA_REGION,
     OTHER,
@@ -20,7 +20,6 @@ from fullframe.track.values import (
     Constant,
     Derived,
     Entry,
-    Half,
     Value,
     address,
     constant,
@@ -29,10 +28,9 @@ from fullframe.track.values import (
     either,
     extended,
     is_joined,
-    lent,
     realigned,
 )
-from fullframe.x86.registers import BP, IP, SP
+from fullframe.x86.registers import BP, SP
 
 Apply = Callable[[StateSpace, State], State]
 
@@ -88,7 +86,8 @@ def place_of(space: StateSpace, state: State, memory: Memory) -> Value:
     return moved(value, displacement, space)
 
 
-def _set(space: StateSpace, state: State, register: int, value: Value) -> State:
+def assign(space: StateSpace, state: State, register: int, value: Value) -> State:
+    """Return the state in which a register has taken a value, as far as the space keeps it."""
     if (
         not space.precise
         and not (register in (SP, BP) and isinstance(value, Address | Derived))
@@ -112,7 +111,7 @@ def _set(space: StateSpace, state: State, register: int, value: Value) -> State:
 
 def set_register(register: int, value: Value) -> Apply:
     """The register takes a fixed value."""
-    return lambda space, state: _set(space, state, register, value)
+    return lambda space, state: assign(space, state, register, value)
 
 
 def clobber(registers: tuple[int, ...]) -> Apply:
@@ -129,7 +128,7 @@ def clobber(registers: tuple[int, ...]) -> Apply:
 
 def copy(target: int, source: int) -> Apply:
     """``mov source, target``."""
-    return lambda space, state: _set(space, state, target, state.registers[source])
+    return lambda space, state: assign(space, state, target, state.registers[source])
 
 
 def maybe_copy(target: int, source: int | None) -> Apply:
@@ -138,7 +137,7 @@ def maybe_copy(target: int, source: int | None) -> Apply:
     def apply(space: StateSpace, state: State) -> State:
         old = state.registers[target]
         new = OTHER if source is None else state.registers[source]
-        return _set(space, state, target, either(old, new))
+        return assign(space, state, target, either(old, new))
 
     return apply
 
@@ -148,19 +147,7 @@ def exchange(one: int, other: int) -> Apply:
 
     def apply(space: StateSpace, state: State) -> State:
         first, second = state.registers[one], state.registers[other]
-        return _set(space, _set(space, state, one, second), other, first)
-
-    return apply
-
-
-def exchange_memory(register: int, memory: Memory, size_bytes: int) -> Apply:
-    """``xchg`` of a register with memory."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        place = place_of(space, state, memory)
-        loaded = state.word_at(place)
-        stored = state.registers[register]
-        return _set(space, space.with_word(state, place, size_bytes, stored), register, loaded)
+        return assign(space, assign(space, state, one, second), other, first)
 
     return apply
 
@@ -171,12 +158,12 @@ def load_address(target: int, memory: Memory) -> Apply:
     def apply(space: StateSpace, state: State) -> State:
         base, displacement, indexed = memory
         if base is None:
-            return _set(space, state, target, OTHER)
+            return assign(space, state, target, OTHER)
         value = state.registers[base]
         result = moved(value, displacement, space)
         if indexed:
             result = _near_to(result)
-        return _set(space, state, target, result)
+        return assign(space, state, target, result)
 
     return apply
 
@@ -190,52 +177,11 @@ def load_sum(target: int, base: int, index: int, scale: int, displacement: int) 
             value, count = count, value
         if isinstance(value, Address) and isinstance(count, Constant):
             distance = _signed(count.number, space) * scale + displacement
-            return _set(space, state, target, moved(value, distance, space))
+            return assign(space, state, target, moved(value, distance, space))
         result = _near_to(moved(value, displacement, space))
         if result is OTHER:
             result = _near_to(moved(count, displacement, space))
-        return _set(space, state, target, result)
-
-    return apply
-
-
-def load(target: int, memory: Memory) -> Apply:
-    """``mov`` of a word from memory.
-
-    What an index finds in the frame is an element of an array, and no saved register, unless
-    something tracked was stored by an index as well.
-    """
-
-    def apply(space: StateSpace, state: State) -> State:
-        base, _, indexed = memory
-        if base is not None and space.precise:
-            origin = state.registers[base]
-            if isinstance(origin, Derived):
-                indexed, origin = True, origin.origin
-            if (
-                indexed
-                and isinstance(origin, Address)
-                and (origin.region, SOMEWHERE) not in state.slots
-            ):
-                return _set(space, state, target, OTHER)
-        return _set(space, state, target, state.word_at(place_of(space, state, memory)))
-
-    return apply
-
-
-def load_half(target: int, memory: Memory) -> Apply:
-    """``mov`` of a 32-bit word from memory into a 64-bit register (x32)."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        place = place_of(space, state, memory)
-        found = (
-            state.slots.get((place.region, place.offset_bytes))
-            if isinstance(place, Address)
-            else None
-        )
-        if not isinstance(found, Half):
-            return narrowed((target,))(space, load(target, memory)(space, state))
-        return _set(space, state, target, cut(found))
+        return assign(space, state, target, result)
 
     return apply
 
@@ -251,103 +197,11 @@ def narrowed(registers: tuple[int, ...]) -> Apply:
     return apply
 
 
-def store_indexed(base: int, source: int) -> Apply:
-    """``mov`` of a register to a place in the frame that an index tells."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        origin, value = state.registers[base], state.registers[source]
-        if isinstance(origin, Derived):
-            origin = origin.origin
-        if not isinstance(origin, Address) or value is OTHER or isinstance(value, Constant):
-            return state
-        return space.make(state.registers, state.slots | {(origin.region, SOMEWHERE): UNKNOWN})
-
-    return apply
-
-
-def store(memory: Memory, source: int | None, size_bytes: int) -> Apply:
-    """``mov`` of a register (None: of something else) to memory."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        base = memory[0]
-        if (
-            base is not None
-            and source is not None
-            and space.precise
-            and isinstance(state.registers[base], Derived)
-        ):
-            return store_indexed(base, source)(space, state)
-        value = OTHER if source is None else state.registers[source]
-        if (
-            isinstance(value, Entry)
-            and base is not None
-            and space.precise
-            and size_bytes == space.machine.word_bytes
-            and (value.register == IP or value.register in space.machine.callee_saved)
-            and not memory[2]
-        ):
-            state = _lent(space, state, base)
-        place = place_of(space, state, memory)
-        after = space.with_word(state, place, size_bytes, value)
-        if space.precise and not isinstance(value, Entry):
-            after = _doubt_losses(space, state, after)
-        return after
-
-    return apply
-
-
-def _doubt_losses(space: StateSpace, before: State, after: State) -> State:
-    """Take no store but a push to lose a caller's register for certain.
-
-    A pointer that would hit the save area is hardly what it seems to be, and stores of an
-    unrolled loop that would are on a path that cannot be taken (Clang fills short arrays so).
-    """
-    lost = {
-        place: UNKNOWN
-        for place, value in before.slots.items()
-        if after.slots.get(place) is not value
-        and (
-            value in VAGUE
-            or (isinstance(value, Entry) and value.register != IP and not _holds(after, value))
-        )
-    }
-    return space.make(after.registers, {**after.slots, **lost}) if lost else after
-
-
-def _holds(state: State, value: Value) -> bool:
-    return value in state.registers or value in state.slots.values()
-
-
-def _lent(space: StateSpace, state: State, base: int) -> State:
-    """Give memory of unknown origin a region where it is used to save the caller's values.
-
-    A function may move its frame to memory that its caller lent it (libffi's
-    ``ffi_call_unix64`` copies the return address and the saved frame pointer there).
-    """
-    origin = state.registers[base]
-    if origin is not OTHER and not isinstance(origin, Entry):
-        return state
-    if isinstance(origin, Entry) and origin.register in (IP, *space.machine.callee_saved):
-        return state  # first of all it is the caller's value, which rows speak of
-    region = lent(base)
-    registers = [
-        OTHER if isinstance(value, Address) and value.region is region else value
-        for value in state.registers
-    ]
-    registers[base] = address(region, 0)
-    slots = {
-        key: value
-        for key, value in state.slots.items()
-        if key[0] is not region and not (isinstance(value, Address) and value.region is region)
-    }
-    return space.make(tuple(registers), slots)
-
-
 def add(register: int, delta_bytes: int) -> Apply:
     """``add``, ``sub``, ``inc`` or ``dec`` by a known number."""
 
     def apply(space: StateSpace, state: State) -> State:
-        return _set(space, state, register, moved(state.registers[register], delta_bytes, space))
+        return assign(space, state, register, moved(state.registers[register], delta_bytes, space))
 
     return apply
 
@@ -359,21 +213,21 @@ def add_register(register: int, source: int, sign: int) -> Apply:
         value, distance = state.registers[register], state.registers[source]
         if isinstance(distance, Constant) and isinstance(value, Address | Constant):
             delta = sign * _signed(distance.number, space)
-            return _set(space, state, register, moved(value, delta, space))
+            return assign(space, state, register, moved(value, delta, space))
         if isinstance(value, Constant) and isinstance(distance, Address) and sign > 0:
             result = moved(distance, _signed(value.number, space), space)
-            return _set(space, state, register, result)
+            return assign(space, state, register, result)
         result = _near_to(value)
         if result is OTHER and sign > 0:
             result = _near_to(distance)
-        return _set(space, state, register, result)
+        return assign(space, state, register, result)
 
     return apply
 
 
 def add_something(register: int) -> Apply:
     """``add`` or ``sub`` of a number that is not tracked."""
-    return lambda space, state: _set(space, state, register, _near_to(state.registers[register]))
+    return lambda space, state: assign(space, state, register, _near_to(state.registers[register]))
 
 
 def align(register: int, mask: int) -> Apply:
@@ -382,10 +236,10 @@ def align(register: int, mask: int) -> Apply:
     def apply(space: StateSpace, state: State) -> State:
         value = state.registers[register]
         if isinstance(value, Address):
-            return _set(space, state, register, address(realigned(value), 0))
+            return assign(space, state, register, address(realigned(value), 0))
         if isinstance(value, Constant):
-            return _set(space, state, register, constant(value.number & mask))
-        return _set(space, state, register, _near_to(value))
+            return assign(space, state, register, constant(value.number & mask))
+        return assign(space, state, register, _near_to(value))
 
     return apply
 
@@ -401,148 +255,7 @@ def _extend(space: StateSpace, state: State, pointer: Address) -> State:
     region = extended(pointer)
     # The region is made anew: what an earlier turn of a loop left in it is gone.
     slots = {key: value for key, value in state.slots.items() if key[0] is not region}
-    return _set(space, space.make(state.registers, slots), SP, address(region, 0))
-
-
-def push(source: int | Value | None, size_bytes: int) -> Apply:
-    """``push`` of a register, of a value, or (None) of something else."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        if isinstance(source, int):
-            value: Value = state.registers[source]
-        else:
-            value = OTHER if source is None else source
-        pointer = moved(state.registers[SP], -size_bytes, space)
-        state = space.with_register(state, SP, pointer)
-        return space.with_word(state, pointer, size_bytes, value)
-
-    return apply
-
-
-def push_memory(memory: Memory, size_bytes: int) -> Apply:
-    """``push`` from memory; a base of the stack pointer is read before the push."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        value = state.word_at(place_of(space, state, memory))
-        return push(value, size_bytes)(space, state)
-
-    return apply
-
-
-def pop(target: int | None, size_bytes: int) -> Apply:
-    """``pop`` into a register, or (None) past something."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        pointer = state.registers[SP]
-        value = state.word_at(pointer)
-        state = space.with_register(state, SP, moved(pointer, size_bytes, space))
-        return state if target is None else _set(space, state, target, value)
-
-    return apply
-
-
-def pop_memory(memory: Memory, size_bytes: int) -> Apply:
-    """``pop`` into memory; a base of the stack pointer is read after the pop (SDM, POP)."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        pointer = state.registers[SP]
-        value = state.word_at(pointer)
-        state = space.with_register(state, SP, moved(pointer, size_bytes, space))
-        return space.with_word(state, place_of(space, state, memory), size_bytes, value)
-
-    return apply
-
-
-def leave(word_bytes: int) -> Apply:
-    """``leave``: sp = bp, then pop bp."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        state = space.with_register(state, SP, state.registers[BP])
-        return pop(BP, word_bytes)(space, state)
-
-    return apply
-
-
-def push_all(word_bytes: int) -> Apply:
-    """``pusha``: all registers, the stack pointer as it was before (SDM, PUSHA/PUSHAD)."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        for value in state.registers[:8]:
-            state = push(value, word_bytes)(space, state)
-        return state
-
-    return apply
-
-
-def enter(size_bytes: int, level: int, word_bytes: int) -> Apply:
-    """``enter size, level``: copies ``level - 1`` frame pointers and adds its own (SDM, ENTER)."""
-
-    def apply(space: StateSpace, state: State) -> State:
-        outer = state.registers[BP]
-        state = push(BP, word_bytes)(space, state)
-        frame = state.registers[SP]
-        for number in range(1, level):
-            value = state.word_at(moved(outer, -word_bytes * number, space))
-            state = push(value, word_bytes)(space, state)
-        if level:
-            state = push(frame, word_bytes)(space, state)
-        state = _set(space, state, BP, frame)
-        return add(SP, -size_bytes)(space, state)
-
-    return apply
-
-
-def call(clobbered: tuple[int, ...], popped_bytes: int = 0) -> Apply:
-    """A call that returns: the callee keeps the other registers, and may write below the stack.
-
-    Args:
-        clobbered: registers that the callee may change.
-        popped_bytes: what the callee's ``ret n`` takes off the caller's stack.
-    """
-
-    def apply(space: StateSpace, state: State) -> State:
-        registers = list(state.registers)
-        for register in clobbered:
-            registers[register] = OTHER
-        pointer = registers[SP]
-        slots = state.slots
-        if isinstance(pointer, Address):
-            region, limit = pointer.region, pointer.offset_bytes
-            slots = {
-                key: value
-                for key, value in slots.items()
-                if key[0] is not VECTOR_REGION and (key[0] is not region or key[1] >= limit)
-            }
-            registers[SP] = moved(pointer, popped_bytes, space)
-        if space.precise:
-            slots = _slots_within_reach(state, slots)
-        return space.make(tuple(registers), slots)
-
-    return apply
-
-
-def _slots_within_reach(state: State, slots: Slots) -> Slots:
-    """Weaken the pointers to locals that a callee can change.
-
-    A container that begins in a buffer of its own moves to the heap when it grows: the pointer
-    in it is the buffer's address only until a callee was given the container's.
-    """
-    given = {
-        (value.region, value.offset_bytes)
-        for number, value in enumerate(state.registers)
-        if isinstance(value, Address) and number not in (SP, BP)
-    }
-    changed = {
-        place: derived(value)
-        for place, value in slots.items()
-        if isinstance(value, Address) and place in given
-    }
-    return {**slots, **changed} if changed else slots
-
-
-def call_as_push(word_bytes: int) -> Apply:
-    """A call within the function, seen from its target: a return address was pushed."""
-    return push(OTHER, word_bytes)
+    return assign(space, space.make(state.registers, slots), SP, address(region, 0))
 
 
 def to_vector(vector: int, source: int) -> Apply:
@@ -563,7 +276,7 @@ def from_vector(target: int, vector: int) -> Apply:
     """``movq`` from a vector register into a general one."""
 
     def apply(space: StateSpace, state: State) -> State:
-        return _set(space, state, target, state.word_at(address(VECTOR_REGION, 16 * vector)))
+        return assign(space, state, target, state.word_at(address(VECTOR_REGION, 16 * vector)))
 
     return apply
 

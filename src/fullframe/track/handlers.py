@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from iced_x86 import Code, Instruction, Mnemonic, OpKind
 
 from fullframe.track import effects as fx
+from fullframe.track import stack_effects as stack
 from fullframe.track.effects import Apply
 from fullframe.track.operands import HARDWARE, SIZE_BYTES, VECTOR
 from fullframe.track.values import OTHER, constant
@@ -38,8 +39,8 @@ def _mov(c: Classifier, i: Instruction) -> Made:
             place = c._memory_operand(i)
             if place[0] is not None:
                 if c._memory_size(i) < c.word_bytes:
-                    return _made(("load half", target, place), fx.load_half(target, place))
-                return _made(("load", target, place), fx.load(target, place))
+                    return _made(("load half", target, place), stack.load_half(target, place))
+                return _made(("load", target, place), stack.load(target, place))
             return None
         number = c._immediate(i, 1)
         if number is not None:
@@ -60,9 +61,9 @@ def _mov(c: Classifier, i: Instruction) -> Made:
         if place[2]:
             if source is None or not c.space.precise:
                 return _NOTHING
-            return _made(("store indexed", place[0], source), fx.store_indexed(place[0], source))
+            return _made(("store indexed", place[0], source), stack.store_indexed(place[0], source))
         size = c._memory_size(i)
-        return _made(("store", place, source, size), fx.store(place, source, size))
+        return _made(("store", place, source, size), stack.store(place, source, size))
     return None
 
 
@@ -93,12 +94,12 @@ def _push(c: Classifier, i: Instruction) -> Made:
         and SIZE_BYTES.get(i.op0_register) == c.word_bytes
     ):
         register = HARDWARE[i.op0_register]
-        return _made(("push", register, size), fx.push(register, size))
+        return _made(("push", register, size), stack.push(register, size))
     if i.op_count and i.op0_kind == OpKind.MEMORY:
         place = c._memory_operand(i)
         if place[0] is not None and not place[2] and size == c.word_bytes:
-            return _made(("push", place, size), fx.push_memory(place, size))
-    return _made(("push", None, size), fx.push(None, size))
+            return _made(("push", place, size), stack.push_memory(place, size))
+    return _made(("push", None, size), stack.push(None, size))
 
 
 def _pop(c: Classifier, i: Instruction) -> Made:
@@ -106,28 +107,28 @@ def _pop(c: Classifier, i: Instruction) -> Made:
     if i.op_count and i.op0_kind == OpKind.REGISTER and i.op0_register in HARDWARE:
         register = HARDWARE[i.op0_register]
         if size == c.word_bytes:
-            return _made(("pop", register, size), fx.pop(register, size))
+            return _made(("pop", register, size), stack.pop(register, size))
         return _made(
             ("pop part", register, size),
-            fx.sequence((fx.pop(None, size), fx.set_register(register, OTHER))),
+            fx.sequence((stack.pop(None, size), fx.set_register(register, OTHER))),
         )
     if i.op_count and i.op0_kind == OpKind.MEMORY:
         place = c._memory_operand(i)
-        return _made(("pop", place, size), fx.pop_memory(place, size))
-    return _made(("pop", None, size), fx.pop(None, size))
+        return _made(("pop", place, size), stack.pop_memory(place, size))
+    return _made(("pop", None, size), stack.pop(None, size))
 
 
 def _pusha(c: Classifier, i: Instruction) -> Made:
     if i.mnemonic != Mnemonic.PUSHAD:
         return None
-    return _made(("pusha",), fx.push_all(4))
+    return _made(("pusha",), stack.push_all(4))
 
 
 def _popa(c: Classifier, i: Instruction) -> Made:
     if i.mnemonic != Mnemonic.POPAD:
         return None
     order = (DI, SI, BP, None, BX, DX, CX, AX)  # not the stack pointer (SDM, POPA/POPAD)
-    return _made(("popa",), fx.sequence(tuple(fx.pop(target, 4) for target in order)))
+    return _made(("popa",), fx.sequence(tuple(stack.pop(target, 4) for target in order)))
 
 
 def _add_or_sub(sign: int) -> Handler:
@@ -172,7 +173,7 @@ def _xchg(c: Classifier, i: Instruction) -> Made:
     if i.op0_kind == OpKind.MEMORY and other is not None:
         place = c._memory_operand(i)
         if place[0] is not None and not place[2]:
-            apply = fx.exchange_memory(other, place, c._memory_size(i))
+            apply = stack.exchange_memory(other, place, c._memory_size(i))
             return _made(("xchg", place, other), apply)
     return None
 
@@ -186,14 +187,14 @@ def _cmov(c: Classifier, i: Instruction) -> Made:
 
 
 def _leave(c: Classifier, i: Instruction) -> Made:
-    return _made(("leave",), fx.leave(c.word_bytes))
+    return _made(("leave",), stack.leave(c.word_bytes))
 
 
 def _enter(c: Classifier, i: Instruction) -> Made:
     if i.code == Code.ENTERW_IMM16_IMM8:
         return None
     size, level = i.immediate16, i.immediate8_2nd % 32
-    return _made(("enter", size, level), fx.enter(size, level, c.word_bytes))
+    return _made(("enter", size, level), stack.enter(size, level, c.word_bytes))
 
 
 def _movq(c: Classifier, i: Instruction) -> Made:
