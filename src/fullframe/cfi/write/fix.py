@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from fullframe.cfi.check import ImageChecker
@@ -14,65 +14,29 @@ from fullframe.cfi.results import FunctionResult
 from fullframe.cfi.write.compare import Difference, RowMap, difference, section_shift
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.directives import (
-    DirectiveWriter,
-    Simulator,
-    UnreadableError,
     Unwind,
-    initial_unwind,
 )
 from fullframe.cfi.write.exception_tables import ExceptionTable, exception_tables
 from fullframe.cfi.write.functions import Function, functions_of_fdes, functions_of_symbols
 from fullframe.cfi.write.lines import (
-    Anchor,
     DirectiveLine,
     Refusal,
     RefusedError,
-    anchor_after,
-    anchor_before,
     directive_lines,
-    register_prefix,
 )
 from fullframe.cfi.write.macros import ConflictError, Macros, Wanted, expansions_of
+from fullframe.cfi.write.mend import Plan, line_of, mend, write_anew
 from fullframe.cfi.write.normalize import can_be_split, renumbered, split_lines
-from fullframe.cfi.write.patch import Patch, indentation
+from fullframe.cfi.write.patch import Patch
 from fullframe.cfi.write.source import Assembled, AssemblySource, loaded_bytes
-from fullframe.cfi.write.spelling import insert, spelled
 from fullframe.cfi.write.synthesize import Synthesized, synthesize
 from fullframe.elf.image import Image
 from fullframe.errors import InputError
-from fullframe.track.listing import is_filler
 
 #: Macros' bodies are tried at most so often, with fewer directives in them each time.
 _MOST_MACRO_ROUNDS = 8
 #: Plans that the proof refutes are dropped and the rest is proved again, at most so often.
 _MOST_ROUNDS = 4
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What is to be done for one function.
-
-    Attributes:
-        function: the function.
-        wanted: the rules at its boundaries, by address.
-        after_transfer: boundaries that the instruction before does not lead to.
-        fde: the FDE that is there already, if any.
-        patch: the edits.
-        inside: what is wanted within macros' bodies.
-        opening: directives right behind ``.cfi_startproc``.
-        given_up: boundaries whose rules cannot be written.
-        refused: why.
-    """
-
-    function: Function
-    wanted: dict[int, Unwind]
-    after_transfer: set[int]
-    fde: Fde | None
-    patch: Patch = field(default_factory=Patch)
-    inside: Wanted = field(default_factory=Wanted)
-    opening: list[str] = field(default_factory=list)
-    given_up: set[int] = field(default_factory=set)
-    refused: list[Refusal] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +153,7 @@ def _fix(
 
 
 def _edited(
-    source: AssemblySource, assembled: Assembled, plans: list[_Plan], macros: Macros | None
+    source: AssemblySource, assembled: Assembled, plans: list[Plan], macros: Macros | None
 ) -> str:
     """Return the text with the edits of some functions.
 
@@ -207,7 +171,7 @@ def _edited(
     return _merge(patches).apply(source.text)
 
 
-def _not_proved(assembled: Assembled, plan: _Plan) -> Refusal:
+def _not_proved(assembled: Assembled, plan: Plan) -> Refusal:
     line = line_of(assembled, plan.function.begin)
     text = (
         f"{plan.function.name}: assembled with the new directives, its rules are not those that "
@@ -216,20 +180,12 @@ def _not_proved(assembled: Assembled, plan: _Plan) -> Refusal:
     return Refusal(line, text)
 
 
-def line_of(assembled: Assembled, address: int) -> int | None:
-    """Return the line of the source at an address, or None."""
-    span = assembled.span_at(address)
-    if span is None or not assembled.origins[span.line].own:
-        return None
-    return assembled.origins[span.line].line
-
-
 def _plans(
     source: AssemblySource,
     assembled: Assembled,
     preserved: Mapping[str, tuple[int, ...]],
     macros: Macros | None,
-) -> tuple[list[_Plan], Conversion]:
+) -> tuple[list[Plan], Conversion]:
     """Find out what every function lacks."""
     image = assembled.image
     conversion = Conversion(source.path, source.text, source.text)
@@ -287,7 +243,7 @@ def _plan(
     fde: Fde | None,
     result: FunctionResult | None,
     written: _Written,
-) -> _Plan:
+) -> Plan:
     function = made.function
     line = line_of(assembled, function.begin)
     own = {row.address: Unwind(row.cfa, row.registers) for row in made.rows}
@@ -305,17 +261,17 @@ def _plan(
         address: own[starts[max(0, bisect_right(starts, address) - 1)]]
         for address in made.boundaries
     }
-    plan = _Plan(function, wanted, made.after_transfer, fde)
+    plan = Plan(function, wanted, made.after_transfer, fde)
     if function.begin in written.tables:
         plan.opening += written.tables[function.begin].directives
     if fde is not None and result is not None:
         _keep_what_is_right(plan, fde, result)
-        _mend(source, assembled, plan, written.directives)
+        mend(source, assembled, plan, written.directives)
     else:
         for gap in made.gaps:
             text = f"{function.name}: {gap.reason}; the rules before it are left in force"
             plan.refused.append(Refusal(line_of(assembled, gap.begin), text))
-        _write_anew(source, assembled, plan, written.macros)
+        write_anew(source, assembled, plan, written.macros)
     for address, register in made.doubts:
         text = f"{function.name}: paths disagree about where {register} is; written as undefined"
         plan.refused.append(Refusal(line_of(assembled, address), text))
@@ -329,7 +285,7 @@ def _plan(
     return plan
 
 
-def _keep_what_is_right(plan: _Plan, fde: Fde, result: FunctionResult) -> None:
+def _keep_what_is_right(plan: Plan, fde: Fde, result: FunctionResult) -> None:
     """Want the rule that is there wherever it is not wrong."""
     starts = result.listing.starts
     wrong: set[int] = set()
@@ -351,253 +307,6 @@ def _keep_what_is_right(plan: _Plan, fde: Fde, result: FunctionResult) -> None:
 # -- a function without CFI -------------------------------------------------------------------
 
 
-def _write_anew(
-    source: AssemblySource, assembled: Assembled, plan: _Plan, macros: Macros | None
-) -> None:
-    image = assembled.image
-    function = plan.function
-    first = _opening(assembled, plan)
-    last = anchor_after(assembled, _last_byte(assembled, plan) + 1)
-    span = assembled.span_at(function.begin)
-    assert span is not None
-    writer = DirectiveWriter(image.machine, prefix=register_prefix(assembled, span.line))
-    lines = source.lines
-    space = indentation(lines[first.line - 1])
-    opening = [f"{space}.cfi_startproc"]
-    if function.signal_return is not None:
-        opening.append(f"{space}.cfi_signal_frame")
-    opening += [f"{space}{text}" for text in plan.opening]
-    changes = _place_all(assembled, plan, writer, first, macros)
-    plan.patch.insert_before(first.line, opening)
-    for anchor, text in changes:
-        insert(plan.patch, anchor, lines, text)
-    plan.patch.insert_after(last.line, [f"{space}.cfi_endproc"])
-
-
-def _opening(assembled: Assembled, plan: _Plan) -> Anchor:
-    """Return where a function's directives begin: before its first instruction.
-
-    A signal trampoline's begin before the fill that stands before it: unwinders look up the byte
-    before the return address, and nothing called a trampoline.
-    """
-    function, image = plan.function, assembled.image
-    usual = anchor_before(assembled, function.begin)
-    if function.signal_return is None:
-        return usual
-    span = assembled.span_at(function.begin - 1)
-    if span is not None and span.end == function.begin and assembled.origins[span.line].own:
-        fill = bytes(image.read(span.begin, span.end - span.begin))
-        if is_filler(image.machine.bits, fill):
-            return anchor_before(assembled, span.begin)
-    text = f"{function.name}: a signal trampoline needs a nop of its own before its label"
-    plan.refused.append(Refusal(usual.line, text))
-    return usual
-
-
-def _place_all(
-    assembled: Assembled,
-    plan: _Plan,
-    writer: DirectiveWriter,
-    first: Anchor,
-    macros: Macros | None,
-) -> list[tuple[Anchor, list[str]]]:
-    """Spell a function's rows and find a place for each change.
-
-    Where there is no place the rules before stay in force, and the next change that has one says
-    everything that has changed since.
-    """
-    while True:
-        found = []
-        refused = 0
-        plan.inside = Wanted()
-        held = writer.initial
-        changes = [(address, plan.wanted[address]) for address in sorted(plan.wanted)]
-        for address, text in spelled(writer, changes, plan.after_transfer):
-            at_begin = address == plan.function.begin
-            if macros is not None and not at_begin:
-                inner = macros.spot(address, after_transfer=address in plan.after_transfer)
-                if inner is not None:
-                    plan.inside.add(*inner, text)
-                    continue
-            try:
-                anchor = first if at_begin else place(assembled, address, plan)
-                found.append((anchor, text))
-            except RefusedError as error:
-                refused += 1
-                _give_up(plan, address, error.refusal)
-        if not refused:
-            return found
-        for address in sorted(plan.wanted):
-            if address in plan.given_up:
-                plan.wanted[address] = held
-            held = plan.wanted[address]
-
-
-def _last_byte(assembled: Assembled, plan: _Plan) -> int:
-    """Return the last address of a function's last line, fill after it left out."""
-    boundaries = sorted(plan.wanted)
-    span = assembled.span_at(boundaries[-1])
-    return plan.function.end - 1 if span is None else min(span.end, plan.function.end) - 1
-
-
-def _give_up(plan: _Plan, address: int, refusal: Refusal) -> None:
-    """Leave the rules at a boundary as they are."""
-    plan.given_up.add(address)
-    if refusal not in plan.refused:
-        plan.refused.append(refusal)
-
-
-def place(assembled: Assembled, address: int, plan: _Plan) -> Anchor:
-    """Return where the directives of a boundary go: beside the instruction that causes them."""
-    if address in plan.after_transfer:
-        return anchor_before(assembled, address)
-    return anchor_after(assembled, address)
-
-
-# -- a function whose CFI is wrong ------------------------------------------------------------
-
-
-def _mend(
-    source: AssemblySource, assembled: Assembled, plan: _Plan, directives: list[DirectiveLine]
-) -> None:
-    assert plan.fde is not None
-    boundaries = sorted(plan.wanted)
-    groups, opening = _groups(assembled, plan, directives, boundaries)
-    machine = assembled.image.machine
-    simple = any("simple" in item.operands for item in opening.directives)
-    initial = Unwind(None, {}) if simple else initial_unwind(machine)
-    there, mended = Simulator(machine, initial), Simulator(machine, initial)
-    writer = DirectiveWriter(machine, initial, prefix=register_prefix(assembled, opening.index))
-    for address in boundaries:
-        group = groups.get(address, [])
-        try:
-            for line in group:
-                for directive in line.directives:
-                    there.apply(directive)
-            wanted = plan.wanted[address]
-            kept = _keep(plan, mended, group, wanted)
-        except UnreadableError as error:
-            at = group[0].line if group else line_of(assembled, address)
-            text = f"{plan.function.name}: {error} cannot be followed here; mend it by hand"
-            raise RefusedError(Refusal(at, text)) from None
-        row = plan.fde.row_at(address)
-        if row is None or not there.now.same_as(Unwind(row.cfa, row.registers, row.args_size)):
-            text = (
-                f"{plan.function.name}: the assembled rules here are not those that the visible "
-                "directives give; macros that write directives, or an offset that the assembler "
-                "cannot write, are the usual reasons: mend them by hand"
-            )
-            raise RefusedError(Refusal(line_of(assembled, address), text))
-        if mended.now.same_as(wanted):
-            continue
-        _add(source, assembled, plan, address, kept, writer.change(mended.now, wanted))
-        if address in plan.given_up:
-            plan.wanted[address] = mended.now
-        else:
-            mended.now = wanted
-
-
-def _groups(
-    assembled: Assembled, plan: _Plan, directives: list[DirectiveLine], boundaries: list[int]
-) -> tuple[dict[int, list[DirectiveLine]], DirectiveLine]:
-    """Return a function's directive lines by the boundary they stand before, and the first one."""
-    assert plan.fde is not None
-    groups: dict[int, list[DirectiveLine]] = {}
-    opening: DirectiveLine | None = None
-    inside = False
-    starts = (
-        number
-        for number, line in enumerate(directives)
-        if line.address == plan.fde.begin and "startproc" in {d.name for d in line.directives}
-    )
-    for line in directives[next(starts, len(directives)) :]:
-        if line.address is None:
-            continue
-        names = [directive.name for directive in line.directives]
-        if "startproc" in names and line.address == plan.fde.begin and opening is None:
-            opening, inside = line, True
-        if inside and plan.fde.begin <= line.address <= plan.fde.end:
-            position = bisect_left(boundaries, line.address)
-            if position < len(boundaries):
-                groups.setdefault(boundaries[position], []).append(line)
-        if "endproc" in names and inside:
-            break
-    if opening is None:
-        text = (
-            f"{plan.function.name}: its .cfi_startproc is within a macro, or it is written as "
-            "data; decode it first, or mend it by hand"
-        )
-        raise RefusedError(Refusal(line_of(assembled, plan.function.begin), text))
-    return groups, opening
-
-
-def _keep(
-    plan: _Plan, mended: Simulator, group: list[DirectiveLine], wanted: Unwind
-) -> list[DirectiveLine]:
-    """Follow the directives of one boundary that lead towards what is wanted; delete others."""
-    now, remembered = mended.now, list(mended.remembered)
-    for line in group:
-        for directive in line.directives:
-            mended.apply(directive)
-    if mended.now.same_as(wanted):
-        return group
-    mended.now, mended.remembered = now, remembered
-    kept = []
-    for line in group:
-        now, remembered = mended.now, list(mended.remembered)
-        for directive in line.directives:
-            mended.apply(directive)
-        names = {directive.name for directive in line.directives}
-        structural = names & {"remember_state", "restore_state", "startproc", "endproc"}
-        rules_changed = not mended.now.same_as(now)
-        if (
-            rules_changed
-            and not structural
-            and line.pure
-            and line.line is not None
-            and _distance(mended.now, wanted) >= _distance(now, wanted)
-        ):
-            mended.now, mended.remembered = now, remembered
-            plan.patch.deleted.add(line.line)
-        else:
-            kept.append(line)
-    return kept
-
-
-def _distance(one: Unwind, other: Unwind) -> int:
-    """Count the columns in which two rows differ; a CFA counts its register and its offset."""
-    count = 0
-    if one.cfa != other.cfa:
-        parts = [
-            getattr(one.cfa, name, None) != getattr(other.cfa, name, None)
-            for name in ("dwarf_register", "offset_bytes", "code")
-        ]
-        count += sum(parts)
-    mine, theirs = one.told(), other.told()
-    count += sum(mine.get(number) != theirs.get(number) for number in {*mine, *theirs})
-    return count + (one.args_size != other.args_size)
-
-
-def _add(
-    source: AssemblySource,
-    assembled: Assembled,
-    plan: _Plan,
-    address: int,
-    kept: list[DirectiveLine],
-    text: list[str],
-) -> None:
-    own = [line.line for line in kept if line.line is not None]
-    try:
-        anchor = Anchor(own[-1], after=True) if own else place(assembled, address, plan)
-    except RefusedError as error:
-        _give_up(plan, address, error.refusal)
-        return
-    insert(plan.patch, anchor, source.lines, text)
-
-
-# -- the proof ----------------------------------------------------------------------------------
-
-
 def _merge(patches: list[Patch]) -> Patch:
     merged = Patch()
     for patch in patches:
@@ -611,7 +320,7 @@ def _merge(patches: list[Patch]) -> Patch:
 
 
 def _prove(
-    edited: AssemblySource, assembled: Assembled, plans: list[_Plan]
+    edited: AssemblySource, assembled: Assembled, plans: list[Plan]
 ) -> tuple[int, list[Difference]]:
     """Assemble the edited source and hold every boundary against what was meant."""
     again = edited.assemble()
