@@ -304,7 +304,7 @@ def _keep_what_is_right(plan: Plan, fde: Fde, result: FunctionResult) -> None:
                 plan.wanted[address] = Unwind(row.cfa, row.registers, row.args_size)
 
 
-# -- a function without CFI -------------------------------------------------------------------
+# -- the proof ----------------------------------------------------------------------------------
 
 
 def _merge(patches: list[Patch]) -> Patch:

@@ -65,6 +65,9 @@ def line_of(assembled: Assembled, address: int) -> int | None:
     return assembled.origins[span.line].line
 
 
+# -- a function without CFI -------------------------------------------------------------------
+
+
 def write_anew(
     source: AssemblySource, assembled: Assembled, plan: Plan, macros: Macros | None
 ) -> None:
@@ -326,6 +329,3 @@ def _add(
         _give_up(plan, address, error.refusal)
         return
     insert(plan.patch, anchor, source.lines, text)
-
-
-# -- the proof ----------------------------------------------------------------------------------
