@@ -74,7 +74,6 @@ NEVER_RETURN: Final = frozenset(
         "__cxa_pure_virtual",
         "__cxa_deleted_virtual",
         "_Unwind_Resume",
-        "__gxx_personality_terminate",
         "__libc_start_main",
         "rust_begin_unwind",
         "_ZSt9terminatev",
@@ -92,11 +91,6 @@ NEVER_RETURN: Final = frozenset(
         "g_assertion_message_error",
         "g_abort",
         "_dl_signal_error",
-        "__libc_message",
-        "execve_fail",
-        "__rpc_thread_fatal",
-        "obstack_alloc_failed",
-        "usage_fatal",
         "_gfortran_stop_string",
         "_gfortran_runtime_error",
         "_gfortran_runtime_error_at",
@@ -104,7 +98,6 @@ NEVER_RETURN: Final = frozenset(
         "_gfortran_os_error_at",
         "__ubsan_handle_builtin_unreachable",
         "__ubsan_handle_missing_return",
-        "__asan_report_error",
         "_ZN4llvm18report_fatal_error",
     }
 )
