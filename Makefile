@@ -12,7 +12,7 @@ compare: $(STAMP) toolchain
 	$(BIN)/fullframe compare
 
 test: $(STAMP) toolchain
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

@@ -254,7 +254,7 @@ def _cfa(checker: ImageChecker, state: State) -> str | None:
         value = state.registers[register]
         if isinstance(value, Address) and value.region is CFA_REGION:
             return f"{machine.register_names[register]}{-value.offset_bytes:+d}"
-    for (region, offset), value in state.slots.items():
+    for (region, offset), value in state.placed():
         if value is CFA:
             return f"[{region}{offset:+d}]"
     return None
@@ -270,7 +270,7 @@ def _registers(checker: ImageChecker, state: State) -> dict[str, str]:
         for number, value in enumerate(state.registers):
             if value is wanted:
                 places.append("itself" if number == column else machine.register_names[number])
-        for (region, offset), value in state.slots.items():
+        for (region, offset), value in state.placed():
             if value is wanted:
                 places.append(f"{region}{offset:+d}")
         found[machine.register_names[column]] = ", ".join(places) or "nowhere"

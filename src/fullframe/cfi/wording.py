@@ -69,7 +69,7 @@ class Wording:
         # What lies in memory from elsewhere no rule over a register of this function finds again.
         places += [
             frame_place(place)
-            for place, value in state.slots.items()
+            for place, value in state.placed()
             if value is wanted and not is_lent(place[0])
         ]
         name = "the return address" if column == IP else f"the caller's {names[column]}"
@@ -83,7 +83,7 @@ class Wording:
         name = self.machine.register_names[column]
         if column < 16 and state.registers[column] is wanted:
             return f".cfi_restore %{name}"
-        for (region, offset), value in state.slots.items():
+        for (region, offset), value in state.placed():
             if value is wanted and region is CFA_REGION:
                 return f".cfi_offset %{name}, {offset}"
         for number, value in enumerate(state.registers):

@@ -83,8 +83,12 @@ class State:
 
     def __repr__(self) -> str:
         held = [f"{n}={v}" for n, v in enumerate(self.registers) if v is not OTHER]
-        held += [f"[{region}{offset:+d}]={v}" for (region, offset), v in self.slots.items()]
+        held += [f"[{region}{offset:+d}]={v}" for (region, offset), v in self.placed()]
         return f"<{' '.join(held)}>"
+
+    def placed(self) -> list[tuple[tuple[Region, int], Value]]:
+        """Return the slots by place: in ``slots`` they are in the order of whoever came first."""
+        return sorted(self.slots.items(), key=lambda item: (item[0][0].name, -item[0][1]))
 
     @property
     def stack_pointer(self) -> Value:

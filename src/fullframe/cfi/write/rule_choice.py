@@ -179,7 +179,7 @@ class RuleChooser:
             # Below the stack pointer a signal handler may overwrite it.
             lowest = pointer.offset_bytes - self.machine.red_zone_bytes
         best: int | None = None
-        for (region, offset), held in state.slots.items():
+        for (region, offset), held in state.placed():
             if held is not wanted or region is not value.region:
                 continue
             if lowest is not None and offset < lowest:
@@ -228,7 +228,7 @@ class RuleChooser:
             lowest = pointer.offset_bytes - self.machine.red_zone_bytes
         found = [
             offset
-            for (region, offset), value in state.slots.items()
+            for (region, offset), value in state.placed()
             if value is wanted and region is CFA_REGION and (lowest is None or offset >= lowest)
         ]
         return max(found, default=None)
