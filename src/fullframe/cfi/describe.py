@@ -183,6 +183,8 @@ def _finding(
     synchronous = _has_call(result.listing, first.begin, end)
     code, severity = _classify(doubt, synchronous)
     message = _consequence(checker, first, doubt, synchronous)
+    if first.premised:
+        message += " (no visible edge leads here: an earlier row was taken at its word)"
     return _make(checker, result, code, severity, first.begin, end, doubt, message)
 
 

@@ -23,6 +23,7 @@ class Run:
         reason: why a boundary is assumed or cannot be told.
         state: the tracker's state there, where there is one.
         claim: the row in force.
+        premised: no visible edge leads there: the state follows from a row taken as premise.
     """
 
     begin: int
@@ -31,6 +32,7 @@ class Run:
     reason: str = ""
     state: State | None = None
     claim: Claim | None = None
+    premised: bool = False
 
 
 @dataclass(slots=True)

@@ -300,4 +300,4 @@ class Visitor:
                 last.end = index + step
                 continue
             reason = "" if verdict is PROVED else reason_of(verdict)
-            runs.append(Run(index, index + step, verdict, reason, state, claim))
+            runs.append(Run(index, index + step, verdict, reason, state, claim, assumed))
