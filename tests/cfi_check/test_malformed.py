@@ -400,3 +400,18 @@ def test_a_bug_of_our_own_does_not_end_the_run(
     assert all(path in out for path in three)
     assert "a bug in fullframe: IndexError: one too many" in err
     assert "Traceback" in err
+
+
+def test_a_file_cut_off_is_not_all_right(
+    three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not there was not checked: a finding says so, and no share is made of nothing."""
+    cut = tmp_path / "cut"
+    with Path("/proc/self/exe").open("rb") as whole:
+        cut.write_bytes(whole.read(1000))
+    assert main(["cfi", "check", str(cut)]) == 1
+    out, _ = capsys.readouterr()
+    assert "FF-C012 malformed: headers at offset 0x" in out
+    assert "the section headers lie beyond the end of the file" in out
+    assert out.splitlines()[-2].endswith("  -")
+    assert "FF-C012" not in {finding.code for finding in check_file(three[0]).findings}

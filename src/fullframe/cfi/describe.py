@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -287,7 +288,7 @@ def _taken_for_return_address(checker: ImageChecker, run: Run) -> str:
 
 
 def malformed(image: Image, tables: list[FrameTable]) -> list[Finding]:
-    """Turn malformed entries, and a header that disagrees with its table, into findings."""
+    """Turn malformed entries, tables that disagree, and what the file lacks into findings."""
     found = []
     for table in tables:
         for problem in table.all_problems():
@@ -301,6 +302,11 @@ def malformed(image: Image, tables: list[FrameTable]) -> list[Finding]:
                 found.append(
                     _plain(image, "FF-C011", problem.offset, problem.section, problem.message)
                 )
+    for warning in image.warnings:
+        message = f"{warning.found}; expected {warning.expected}" if warning.expected else ""
+        offset = warning.place.offset_bytes or 0
+        plain = _plain(image, "FF-C012", offset, "headers", message or warning.found)
+        found.append(replace(plain, place=f"offset {offset:#x}"))
     return found
 
 

@@ -104,5 +104,15 @@ DIAGNOSTICS = catalogue(
             "that it did not make.",
             "Link again with --eh-frame-hdr, after the last tool that edits .eh_frame.",
         ),
+        Diagnostic(
+            "FF-C012",
+            "the file does not hold what its headers claim",
+            "A header of the ELF file names sections, segments or relocations that are not in it. "
+            "What is there was checked; of the rest nothing is known, and nothing is counted.",
+            "A file that was cut off on its way, or an image saved from memory without the section "
+            "headers that its ELF header still names.",
+            "Compare the file's size with the original's; an image from memory is read by its "
+            "program headers, and a baseline can hold this finding.",
+        ),
     )
 )

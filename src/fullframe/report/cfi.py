@@ -153,9 +153,9 @@ def write_summary(
 
 
 def _row(report: FileReport, width: int) -> str:
-    share = 100 * report.proved / report.boundaries if report.boundaries else 100.0
-    # Never round a file with a single unproved boundary up to 100 %.
-    text = f"{int(share * 1000) / 1000:.3f}"
+    # Never round a file with a single unproved boundary up to 100 %, nor count nothing as all.
+    share = report.proved * 100_000 // report.boundaries / 1000 if report.boundaries else None
+    text = "-" if share is None else f"{share:.3f}"
     return (
         f"{report.path:{width}}  {report.machine:7} {report.functions:9} {report.boundaries:10} "
         f"{report.proved:10} {report.wrong:7} {report.assumed:8} {report.cannot_tell:11}  {text}\n"
