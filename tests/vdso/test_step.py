@@ -375,18 +375,39 @@ def test_code_that_loses_its_stack(tmp_path):
     assert {one.instruction.split()[0] for one in result.failures()} == {"call"}
 
 
-def test_an_image_that_starts_processes_leaves_none(tmp_path, monkeypatch):
-    # fork; the child pauses.
-    text = IMAGE_64.replace(
-        "\tmov $3, %ebx\n", "\tmov $57, %eax\n\tsyscall\n\tmov $34, %eax\n\tsyscall\n"
-    )
+@pytest.mark.parametrize(
+    "start",
+    [
+        "\tmov $57, %eax\n\tsyscall\n",  # fork
+        "\tmov $58, %eax\n\tsyscall\n",  # vfork
+        # clone(0, its stack pointer): nobody is sent a signal at its end.
+        "\tmov $56, %eax\n\txor %edi, %edi\n\tmov %rsp, %rsi\n\tsyscall\n",
+    ],
+    ids=["fork", "vfork", "clone"],
+)
+@pytest.mark.parametrize("unwinder", ["fullframe", "gdb"])
+def test_an_image_that_starts_processes_leaves_none(unwinder, start, tmp_path, monkeypatch):
+    # What is started leaves the session, and pauses, as the one that started it does.
+    leave = "\tmov $112, %eax\n\tsyscall\n"
+    pause = "\tmov $34, %eax\n\tsyscall\n"
+    text = IMAGE_64.replace("\tmov $3, %ebx\n", start + leave + pause)
     # Other tests step programs at the same time: those of this one are in its own directory.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = stepped(
-        text, tmp_path, 64, unwinders=("fullframe",), functions=("__vdso_time",), limit_seconds=0.5
+        text, tmp_path, 64, unwinders=(unwinder,), functions=("__vdso_time",), limit_seconds=1.0
     )
-    assert "not finished after 0.5 seconds" in result.functions[0].remarks[0]
+    assert "not finished after 1 seconds" in result.functions[0].remarks[0]
     assert processes_of(tmp_path) == set()
+
+
+def test_a_thread_that_an_image_starts_ends_with_it(tmp_path):
+    # clone(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD, its stack pointer)
+    start = "\tmov $56, %eax\n\tmov $0x10f00, %edi\n\tlea -256(%rsp), %rsi\n\tsyscall\n"
+    text = IMAGE_64.replace("\tmov $3, %ebx\n", start + "\tmov $34, %eax\n\tsyscall\n")
+    result = stepped(
+        text, tmp_path, 64, unwinders=("fullframe",), functions=("__vdso_time",), limit_seconds=1.0
+    )
+    assert "not finished after 1 seconds" in result.functions[0].remarks[0]
 
 
 def processes_of(directory):

@@ -72,6 +72,7 @@ class Microarchitecture:
         store_is_own_uop: whether a store never shares its µop with another operation.
         fuses: mnemonics that a following conditional jump may fuse with.
         mca: llvm-mca's name of the core.
+        mca_since: the first LLVM (major version) that has a model of this very core.
         source: for each figure by its name, where it is documented.
     """
 
@@ -84,6 +85,7 @@ class Microarchitecture:
     store_is_own_uop: bool
     fuses: tuple[str, ...]
     mca: str
+    mca_since: int
     source: Mapping[str, str]
 
 

@@ -8,9 +8,12 @@ does one with privileged or microcoded instructions, for which the models hold p
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from iced_x86 import Formatter, FormatterSyntax
 
@@ -22,6 +25,7 @@ from fullframe.toolchain.find import find_tool
 from fullframe.x86.trace import TracedInstruction
 
 _ITERATIONS = 200
+_VERSION = re.compile(r"LLVM version (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,10 @@ def mca_figure(
         tool = find_tool("llvm-mca", path=search_path, newest=True)
     except ToolMissingError:
         return McaFigure(None, "llvm-mca is not installed", core.mca)
+    version = _llvm_version(tool)
+    if version is not None and version < core.mca_since:
+        reason = f"LLVM {version} has no model of it; next: LLVM {core.mca_since} or newer"
+        return McaFigure(None, reason, core.mca, tool)
     formatter = Formatter(FormatterSyntax.GAS)
     source = "".join(f"{formatter.format(item)}\n" for item in decoded(path))
     command = [
@@ -80,6 +88,16 @@ def mca_figure(
         summary = next(iter(str(error).splitlines()[1:2]), str(error))
         return McaFigure(None, f"llvm-mca failed: {summary}", core.mca, tool)
     return McaFigure(cycles, "", core.mca, tool)
+
+
+@cache
+def _llvm_version(tool: str) -> int | None:
+    """Return the major version of the LLVM that an llvm-mca is of; None where it does not say."""
+    with contextlib.suppress(FullframeError):
+        found = _VERSION.search(run_tool([tool, "--version"], timeout_seconds=30).stdout)
+        if found is not None:
+            return int(found[1])
+    return None
 
 
 def _cycles(output: str) -> float:

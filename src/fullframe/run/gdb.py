@@ -42,6 +42,8 @@ _SETTINGS = (
     "-gdb-set disable-randomization on",
     "-gdb-set step-mode on",
     "-gdb-set print thread-events off",
+    # What the program starts is held, and killed with it.
+    "-gdb-set detach-on-fork off",
 )
 #: Before anything is loaded: no network, no scripts of the user's or the libraries'.
 _EARLY = ("set debuginfod enabled off", "set auto-load off")

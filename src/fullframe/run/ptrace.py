@@ -3,7 +3,8 @@
 Source: ptrace(2), ``sys/user.h`` (``struct user_regs_struct`` of x86-64, which a 64-bit tracer is
 given of a 32-bit process too). The traced program asks to be traced itself (``PTRACE_TRACEME``), so
 that nothing of Python runs between fork and exec. It cannot outlive its tracer: the kernel kills it
-(``PTRACE_O_EXITKILL``).
+(``PTRACE_O_EXITKILL``). Processes that the program starts are traced too (``PTRACE_O_TRACEFORK``
+and its kin), never let run, and end with it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import platform
 import signal
 import struct
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +27,11 @@ from fullframe.errors import ToolMissingError
 from fullframe.run.stepped import ProgramDiedError, TimeLimitError
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, FLAGS, IP, R8, SI, SP
 
-_CONT, _KILL, _SINGLESTEP, _GETREGS, _SETREGS, _SETOPTIONS = 7, 8, 9, 12, 13, 0x4200
-_EXITKILL = 0x00100000
+_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = 7, 9, 12, 13, 17
+_SETOPTIONS, _GETEVENTMSG = 0x4200, 0x4201
+#: The process does not outlive us, and what it starts (by fork, vfork, clone) stops before its
+#: first instruction.
+_OPTIONS = 0x00100000 | 0x2 | 0x4 | 0x8
 _WALL = 0x40000000
 
 #: ``struct user_regs_struct``: 27 words.
@@ -95,12 +100,14 @@ class TracedProcess:
         self._entering = False
         self._lock = threading.Lock()
         self._memory: int | None = None
+        self._resumed_by = _CONT
+        self._started: list[int] = []
         self.pid = self._spawn(command, environment or {})
         self._timer = threading.Timer(0, self._out_of_time)
         self.restart_clock()
         try:
             self._expect(signal.SIGTRAP, "it was started")  # at its exec, once it is traced
-            self._ptrace(_SETOPTIONS, 0, _EXITKILL)
+            self._ptrace(_SETOPTIONS, 0, _OPTIONS)
             self._memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         except BaseException:
             self.close()
@@ -140,9 +147,7 @@ class TracedProcess:
         self._timer.cancel()
         with self._lock:
             if not self._ended:
-                self._kill_group()
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.pid, signal.SIGKILL)
+                self._kill_all()
         while not self._ended:
             with contextlib.suppress(ProgramDiedError, TimeLimitError):
                 self._wait("it was to end")
@@ -150,10 +155,26 @@ class TracedProcess:
             os.close(self._memory)
             self._memory = None
 
-    def _kill_group(self) -> None:
-        """Kill its session: an image may have started processes of its own."""
+    def _kill_all(self) -> None:
+        """Kill it and what it started."""
+        # The group has those that were started without our knowing (CLONE_UNTRACED).
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        for pid in (*self._started, self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _end_started(self) -> None:
+        """Kill what it started, and wait for that; once it has ended itself."""
+        # Its number is not used again while its session has members.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        while self._started:
+            pid = self._started.pop()
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                while os.WIFSTOPPED(os.waitpid(pid, _WALL)[1]):
+                    pass
 
     def restart_clock(self) -> None:
         """Let the limit of time begin anew."""
@@ -170,11 +191,19 @@ class TracedProcess:
         with self._lock:
             if not self._ended:
                 self._late = True
-                os.kill(self.pid, signal.SIGKILL)
+                self._kill_all()
 
-    def _ptrace(self, request: int, address: int, data: int | ctypes.Array[ctypes.c_char]) -> None:
+    def _ptrace(
+        self,
+        request: int,
+        address: int,
+        data: int | ctypes.Array[ctypes.c_char],
+        pid: int | None = None,
+    ) -> None:
+        if request in (_CONT, _SINGLESTEP):
+            self._resumed_by = request
         value = ctypes.cast(data, ctypes.c_void_p) if not isinstance(data, int) else data
-        if self._libc.ptrace(request, self.pid, address, value) >= 0:
+        if self._libc.ptrace(request, pid or self.pid, address, value) >= 0:
             return
         code = ctypes.get_errno()
         if code == errno.ESRCH:  # killed meanwhile
@@ -186,13 +215,17 @@ class TracedProcess:
 
     def _wait(self, doing: str) -> int:
         """Wait for a stop and return its signal; raise where the process ended."""
-        _, status = os.waitpid(self.pid, _WALL)
-        if os.WIFSTOPPED(status):
-            return os.WSTOPSIG(status)
+        while True:
+            _, status = os.waitpid(self.pid, _WALL)
+            if not os.WIFSTOPPED(status):
+                break
+            if not status >> 16:
+                return os.WSTOPSIG(status)
+            self._hold_started()
+            self._ptrace(self._resumed_by, 0, 0)
         with self._lock:
             self._ended = True
-        # Its number is not used again while its session has members.
-        self._kill_group()
+        self._end_started()
         if self._late:
             raise TimeLimitError(f"not finished after {self._limit_seconds:g} seconds: killed")
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _FORBIDDEN:
@@ -209,6 +242,19 @@ class TracedProcess:
         with contextlib.suppress(OSError):
             said = self._messages.read_text("utf-8", "replace").strip()
         raise ProgramDiedError(f"{how} when {doing}" + (f": {said}" if said else ""))
+
+    def _hold_started(self) -> None:
+        """At the stop that tells of a new process or thread: keep a process from running."""
+        buffer = ctypes.create_string_buffer(ctypes.sizeof(ctypes.c_ulong))
+        self._ptrace(_GETEVENTMSG, 0, buffer)
+        pid = int.from_bytes(buffer.raw, sys.byteorder)
+        if not Path(f"/proc/{self.pid}/task/{pid}").exists():
+            self._started.append(pid)
+            return
+        # A thread ends with its process, which the kernel does not tell us of while we trace it.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, _WALL)
+            self._ptrace(_DETACH, 0, 0, pid)
 
     def _expect(self, wanted: int, doing: str) -> None:
         while (found := self._wait(doing)) != wanted:
