@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
+from fullframe.cfi.bulk import BulkProver
 from fullframe.cfi.claims import PROVED, Answer, ClaimRows, Verdict
 from fullframe.cfi.engine import Engine
 from fullframe.cfi.entries import Entries, called
@@ -28,7 +29,7 @@ from fullframe.cfi.image_code import ImageCode
 from fullframe.cfi.premises import signal_entry
 from fullframe.cfi.results import FunctionResult, Run, reason_of
 from fullframe.cfi.rules import UNDEFINED, Registers
-from fullframe.cfi.straight import StraightProver, Streams
+from fullframe.cfi.straight import StraightProver
 from fullframe.cfi.trampolines import Trampoline, find_trampoline
 from fullframe.cfi.visit import Visitor
 from fullframe.elf.image import Image
@@ -91,7 +92,7 @@ class ImageChecker:
             Entries(self.code, self.engine),
         )
         self.handover = Handover(self.code, self.engine.book, self.engine.precise.space)
-        self._streams = Streams(self.code, self.engine.reader)
+        self._bulk = BulkProver(self.facts)
         self._prover = StraightProver(self.facts, self.handover)
         self._visitor = Visitor(self.facts, self.handover, thorough=thorough)
         self._queue: deque[Fde] = deque()
@@ -105,7 +106,11 @@ class ImageChecker:
         """Follow one function and judge its rows; raises InputError if its bytes are missing."""
         if self.thorough:
             return self._check_parts(fde, self._parts(fde, self.code.code_of(fde)))
-        stream = self._streams.of(fde, self._queue)
+        if not self.handover.at(fde):
+            proved = self._bulk.proved(fde, self._queue)
+            if proved is not None:
+                return proved
+        stream = self._bulk.stream(fde, self._queue)
         parts = self._parts(fde, stream.code)
         if parts.trampoline is None:
             try:

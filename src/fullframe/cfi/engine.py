@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fullframe.cfi.claims import ClaimBook, ClaimRows
 from fullframe.cfi.frames import Fde
+from fullframe.cfi.labels import ClaimLabels
+from fullframe.track.bulk import BulkFollower
 from fullframe.track.classify import Classifier
 from fullframe.track.state import StateSpace
 from fullframe.track.straight import StraightFollower
@@ -25,12 +27,14 @@ class Engine:
     def __init__(self, machine: Machine, *, narrow_pointers: bool = False) -> None:
         self.machine = machine
         self.book = ClaimBook(machine)
+        self.labels = ClaimLabels()
         self.coarse = Classifier(StateSpace(machine, narrow_pointers=narrow_pointers))
         self.precise = Classifier(
             StateSpace(machine, precise=True, narrow_pointers=narrow_pointers)
         )
         self.reader = StreamReader(self.coarse)
         self.straight = StraightFollower(self.coarse)
+        self.bulk = BulkFollower(self.coarse, self.straight.fillers)
         self._rows: dict[int, tuple[object, ClaimRows]] = {}
 
     def rows_of(self, fde: Fde) -> ClaimRows:

@@ -7,9 +7,6 @@ the function is visited (:mod:`fullframe.cfi.visit`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
-
 from iced_x86 import Decoder, Mnemonic, OpKind, Register
 
 from fullframe.cfi.call_sites import CallSites
@@ -18,58 +15,17 @@ from fullframe.cfi.entries import is_like_entry
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.handover import Handover, coarsened
-from fullframe.cfi.image_code import ImageCode
 from fullframe.cfi.results import FunctionResult
-from fullframe.errors import FullframeError
 from fullframe.track.jump_tables import TableReader
-from fullframe.track.listing import Listing, is_filler
+from fullframe.track.listing import Listing
 from fullframe.track.state import State
 from fullframe.track.straight import Changes, StraightFlow
-from fullframe.track.streams import BATCH_BYTES, Stream, StreamReader
+from fullframe.track.streams import Stream
 
-#: Functions whose code is decoded together.
-_MOST_TOGETHER = 1024
 #: Instructions before an indirect jump that usually tell its table.
 _WINDOW = 23
 #: How many changes of state are looked back to for one that a row is true of.
 _GUESSES = 60
-
-
-class Streams:
-    """The functions' streams, decoded ahead of the order in which they are asked for.
-
-    Args:
-        code: the image.
-        reader: decodes.
-    """
-
-    def __init__(self, code: ImageCode, reader: StreamReader) -> None:
-        self._code = code
-        self._reader = reader
-        self._read: dict[int, Stream] = {}
-
-    def of(self, fde: Fde, coming: Iterable[Fde]) -> Stream:
-        """Return a function's stream; raises InputError where the file does not hold its bytes.
-
-        Args:
-            fde: the function.
-            coming: what will be asked for next.
-        """
-        found = self._read.pop(fde.begin, None)
-        if found is not None:
-            return found
-        ranges = [(fde.begin, self._code.code_of(fde))]
-        size = fde.end - fde.begin
-        for other in islice(coming, _MOST_TOGETHER):
-            size += other.end - other.begin
-            if size > BATCH_BYTES:
-                break
-            try:
-                ranges.append((other.begin, self._code.code_of(other)))
-            except FullframeError:
-                continue
-        self._read = {stream.begin: stream for stream in self._reader.read(ranges)}
-        return self._read.pop(fde.begin)
 
 
 class StraightProver:
@@ -200,11 +156,9 @@ class StraightContext:
 
     def returns(self, following: int, state: State) -> bool:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
-        offset = following - self.begin
-        bits = self._machine.bits
         body = self._body
-        while offset < len(body) and is_filler(bits, body[offset : offset + 15]):
-            offset += Decoder(bits, body[offset : offset + 15]).decode().len
+        fillers = self._facts.engine.straight.fillers
+        offset = fillers.skip(body, following - self.begin, len(body))
         claim = self._claim_at(offset)
         if offset == len(body) or claim is None:
             return False
@@ -224,14 +178,19 @@ class StraightContext:
     def jump_targets_at(self, address: int, state: State, stream: Stream) -> list[int] | None:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
         like_entry = is_like_entry(self._machine.callee_saved, state)
-        if not like_entry or self._may_be_table(address, stream):
-            targets = self._near_table(address, stream)
-            if targets is None:
-                targets = self._all_tables(stream).get(address - self.begin)
-            if targets:
-                return [target for target in targets if target != stream.end]
+        if not like_entry or self.may_be_table(address, stream):
+            targets = self.table_at(address, stream)
+            if targets is not None:
+                return targets
         # From a frame that looks as at entry it is a tail call.
         return [] if like_entry and not self._facts.code.in_lazy_plt(self._fde) else None
+
+    def table_at(self, address: int, stream: Stream) -> list[int] | None:
+        """Return where the indirect jump at an address leads by a table; None without one."""
+        targets = self._near_table(address, stream)
+        if targets is None:
+            targets = self._all_tables(stream).get(address - self.begin)
+        return [target for target in targets if target != stream.end] if targets else None
 
     def _near_table(self, address: int, stream: Stream) -> list[int] | None:
         """Find the table in the few instructions before the jump, as most can be."""
@@ -269,7 +228,7 @@ class StraightContext:
                     return state
         return None
 
-    def _may_be_table(self, address: int, stream: Stream) -> bool:
+    def may_be_table(self, address: int, stream: Stream) -> bool:
         """Return whether a jump from a frame as at entry looks like a switch, not a tail call."""
         jump = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode()
         if jump.op0_kind == OpKind.MEMORY:

@@ -74,6 +74,10 @@ def _fast_call(bits: int, written: tuple[int, ...]) -> fx.Apply:
     return fx.sequence((fx.clobber(written), fx.set_register(BP, UNKNOWN)))
 
 
+#: Stands for the effect of an instruction that has none.
+NO_EFFECT: Final = Effect("nothing", lambda space, state: state, False)
+
+
 class Classifier:
     """Turns instructions of one machine into effects for one state space.
 
@@ -84,7 +88,8 @@ class Classifier:
         relevance: per ``Instruction.code``, what it needs (``UNSEEN`` until it is met).
         tracked_register: per iced register, whether a write to it matters.
         tracked_base: per iced register, whether a store through it matters.
-        by_encoding: encodings already looked at, to their effect or None.
+        by_encoding: encodings already looked at, to their effect; ``NO_EFFECT`` where there is
+            none.
     """
 
     def __init__(self, space: StateSpace) -> None:
@@ -92,7 +97,7 @@ class Classifier:
         machine = space.machine
         self.word_bytes = machine.word_bytes
         self.relevance = array("b", [UNSEEN]) * _CODES
-        self.by_encoding: dict[bytes, Effect | None] = {}
+        self.by_encoding: dict[bytes, Effect] = {}
         self.tracked_register = bytearray(_REGISTERS)
         self.tracked_base = bytearray(_REGISTERS)
         tracked = range(16) if space.precise else (*machine.callee_saved, SP)
@@ -126,7 +131,8 @@ class Classifier:
         """Return the one effect of that key, making it on first use."""
         found = self._interned.get(key)
         if found is None:
-            found = self._interned[key] = Effect(" ".join(map(str, key)), make())
+            text = " ".join(map(str, key))
+            found = self._interned[key] = Effect(text, make(), _moves_frame(key))
         return found
 
     def trim(self) -> None:
@@ -219,7 +225,7 @@ class Classifier:
 
     # -- the full look -----------------------------------------------------------------------
 
-    def effect_of(self, instruction: Instruction, encoding: bytes) -> Effect | None:
+    def effect_of(self, instruction: Instruction, encoding: bytes) -> Effect:
         """Return what an instruction that does not transfer control does to a state.
 
         Args:
@@ -227,11 +233,11 @@ class Classifier:
             encoding: its bytes, the key under which the answer is remembered.
 
         Returns:
-            The effect, or None where nothing that is tracked changes.
+            The effect; ``NO_EFFECT`` where nothing that is tracked changes.
         """
         if len(self.by_encoding) > _MOST_ENCODINGS:
             self.by_encoding.clear()
-        effect = self.by_encoding[encoding] = self._look(instruction)
+        effect = self.by_encoding[encoding] = self._look(instruction) or NO_EFFECT
         return effect
 
     def _look(self, i: Instruction) -> Effect | None:
@@ -358,6 +364,29 @@ class Classifier:
             return value - (1 << bits) if value >> (bits - 1) else value
         return None
 
+
+def _moves_frame(key: tuple[object, ...]) -> bool:
+    """Return whether an effect is of those that build and take down frames, by its key."""
+    kind, *operands = key
+    if kind == "narrow":
+        return _moves_frame(tuple(operands))
+    if kind in _STACK_EFFECTS:
+        return True
+    if kind == "clobber":
+        return "sp" in operands
+    if kind == "xchg":
+        return SP in operands
+    if kind in ("copy", "lea") and operands[0] == BP:
+        source = operands[1]
+        return (source[0] if isinstance(source, tuple) else source) == SP
+    return kind in _SETS_REGISTER and operands[0] == SP
+
+
+_STACK_EFFECTS = frozenset({"push", "pop", "pusha", "popa", "leave", "enter"})
+_SETS_REGISTER = frozenset(
+    {"copy", "load", "load half", "set", "lea", "add", "add register", "add something", "align"}
+    | {"cmov"}
+)
 
 #: Kinds of operand 0 that can be nothing else than a vector register.
 _VECTORS_ONLY = frozenset(

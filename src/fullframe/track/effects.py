@@ -8,6 +8,7 @@ instruction's address: code is position-independent to the tracker.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import (
@@ -40,12 +41,19 @@ class Effect:
 
     Attributes:
         text: what it does, for debugging.
+        number: no other effect has it.
+        moves_frame: whether it is of those that build and take down frames: it moves the stack
+            pointer, or sets up the frame pointer.
     """
 
-    __slots__ = ("_apply", "text")
+    __slots__ = ("_apply", "moves_frame", "number", "text")
 
-    def __init__(self, text: str, apply: Apply) -> None:
+    _numbers = count()
+
+    def __init__(self, text: str, apply: Apply, moves_frame: bool = True) -> None:
         self.text = text
+        self.number = next(self._numbers)
+        self.moves_frame = moves_frame
         self._apply = apply
 
     def __repr__(self) -> str:

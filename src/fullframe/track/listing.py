@@ -27,6 +27,7 @@ from fullframe.track.classify import (
     DISMISSED,
     FLOW,
     NEAR_JUMP,
+    NO_EFFECT,
     RETURN,
     UNSEEN,
     WRITES_OPERAND_0,
@@ -202,7 +203,7 @@ def _decode(classifier: Classifier, code: bytes, begin: int) -> Listing:
             effect = by_encoding[encoding]
         else:
             effect = classifier.effect_of(instruction, encoding)
-        if effect is not None:
+        if effect is not NO_EFFECT:
             events.append((index, EFFECT, effect))
     if precise:
         _find_equalities(listing, code, classifier)

@@ -7,13 +7,78 @@ not itself rest on it; so what is followed from a guess on remembers which guess
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
+from iced_x86 import Decoder
+
+from fullframe.track.listing import is_filler
 from fullframe.track.state import State
 from fullframe.track.streams import Stream
 
 #: (address, state from there on); None where no control arrives.
 Changes = list[tuple[int, State | None]]
+
+
+#: Gaps longer than this are not remembered.
+_LARGEST_GAP_BYTES: Final = 64
+_MOST_GAPS: Final = 1 << 16
+
+
+class Fillers:
+    """Finds and counts the instructions that only fill space.
+
+    Args:
+        bits: of the machine, 64 or 32.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        #: Gaps that were found to be filler, to the number of instructions in them.
+        self._counts: dict[bytes, int] = {}
+        self._sizes: dict[bytes, int] = {}
+
+    def is_at(self, code: bytes, offset: int) -> bool:
+        """Return whether a filler is at an offset in some code."""
+        return self.size_at(code, offset, len(code)) > 0
+
+    def size_at(self, code: bytes, offset: int, end: int) -> int:
+        """Return the size in bytes of the filler at an offset in code that ends there; 0: none."""
+        window = code[offset : min(offset + 15, end)]
+        size = self._sizes.get(window)
+        if size is None:
+            size = 0
+            if is_filler(self._bits, window):
+                size = Decoder(self._bits, window).decode().len
+            if len(self._sizes) > _MOST_GAPS:
+                self._sizes.clear()
+            self._sizes[window] = size
+        return size
+
+    def skip(self, code: bytes, offset: int, end: int) -> int:
+        """Return the offset of the first instruction, from one on, that is no filler."""
+        while offset < end and (size := self.size_at(code, offset, end)):
+            offset += size
+        return offset
+
+    def count(self, gap: bytes) -> int | None:
+        """Count the instructions of a gap; None where they do more than fill space."""
+        count = self._counts.get(gap)
+        if count is not None:
+            return count
+        offset = count = 0
+        while offset < len(gap):
+            size = self.size_at(gap, offset, len(gap))
+            if not size:
+                return None
+            offset += size
+            count += 1
+        if offset != len(gap):
+            return None
+        if len(gap) <= _LARGEST_GAP_BYTES:
+            if len(self._counts) > _MOST_GAPS:
+                self._counts.clear()
+            self._counts[gap] = count
+        return count
 
 
 class StraightSurroundings(Protocol):

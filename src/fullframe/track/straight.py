@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from iced_x86 import Decoder, FlowControl, Instruction, Mnemonic
+from iced_x86 import FlowControl, Instruction, Mnemonic
 
 from fullframe.track.classify import Classifier
-from fullframe.track.listing import is_filler
-from fullframe.track.passing import Changes, Pass, StraightSurroundings
+from fullframe.track.passing import Changes, Fillers, Pass, StraightSurroundings
 from fullframe.track.state import State
 from fullframe.track.streams import (
     BRANCH,
@@ -41,8 +40,6 @@ _NEVER: Final = 1 << 70
 _MOST_PASSES: Final = 5
 #: First bytes of the instructions that fill space.
 _NOP_STARTS: Final = frozenset(b"\x0f\x66\x90\x2e\x8d\xcc\x00")
-#: Gaps longer than this are not remembered.
-_LARGEST_GAP_BYTES: Final = 64
 
 
 @dataclass(slots=True)
@@ -72,8 +69,7 @@ class StraightFollower:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
         self.space = classifier.space
-        #: Gaps that were found to be filler, to the number of instructions in them.
-        self._fillers: dict[bytes, int] = {}
+        self.fillers = Fillers(classifier.space.machine.bits)
         self._clobbering = classifier.space.machine.bits == 32
 
     def follow(
@@ -140,7 +136,7 @@ class StraightFollower:
                     continue
             if state is None:
                 # Fillers may stand in a gap (int3, ud2, lea 0(%esi), %esi); nothing else.
-                if self._is_filler_at(code, here - begin):
+                if self.fillers.is_at(code, here - begin):
                     continue
                 state = self._revive(run, here + 1)
                 if state is None:
@@ -276,7 +272,7 @@ class StraightFollower:
         if self._count_fillers(stream, dead_from, until) is not None:
             run.gaps.append((dead_from, until))
             return None
-        lead = self._skip_fillers(stream.code, dead_from - begin) + begin
+        lead = self.fillers.skip(stream.code, dead_from - begin, len(stream.code)) + begin
         state = run.around.guess(lead, run.changes) if lead < until else None
         run.gaps.append((dead_from, until if state is None else lead))
         if state is not None:
@@ -374,38 +370,9 @@ class StraightFollower:
             fits = False
         return fits
 
-    # -- what fills space --------------------------------------------------------------------
-
-    def _is_filler_at(self, code: bytes, offset: int) -> bool:
-        return is_filler(self.space.machine.bits, code[offset : offset + 15])
-
-    def _skip_fillers(self, code: bytes, offset: int) -> int:
-        bits = self.space.machine.bits
-        while offset < len(code) and self._is_filler_at(code, offset):
-            offset += Decoder(bits, code[offset : offset + 15]).decode().len
-        return offset
-
     def _count_fillers(self, stream: Stream, begin: int, end: int) -> int | None:
         """Count the instructions of a gap; None where they do more than fill space."""
-        gap = stream.code[begin - stream.begin : end - stream.begin]
-        count = self._fillers.get(gap)
-        if count is not None:
-            return count
-        bits = self.space.machine.bits
-        offset = count = 0
-        while offset < len(gap):
-            piece = gap[offset : offset + 15]
-            if not is_filler(bits, piece):
-                return None
-            offset += Decoder(bits, piece).decode().len
-            count += 1
-        if offset != len(gap):
-            return None
-        if len(gap) <= _LARGEST_GAP_BYTES:
-            if len(self._fillers) > 1 << 16:
-                self._fillers.clear()
-            self._fillers[gap] = count
-        return count
+        return self.fillers.count(stream.code[begin - stream.begin : end - stream.begin])
 
 
 __all__ = ["Changes", "StraightFlow", "StraightFollower", "StraightSurroundings"]

@@ -3,7 +3,8 @@
 Six instructions in ten change nothing that the coarse space keeps, and send control nowhere. To
 look at each of them in a loop of Python's would be most of the work; so decoding, the look at
 ``Instruction.code`` and at operand 0, the sorting of branches and the search for their targets
-are done for thousands of instructions at a time, in C and in numpy. What is left of a range is a
+are done for thousands of instructions at a time, in C and in numpy. What comes out is a
+:class:`Batch`: arrays with an element for each instruction. What is left of one of its ranges is a
 :class:`Stream`: its events, in the order of their addresses.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from operator import attrgetter, itemgetter
 from typing import Any, Final
@@ -25,11 +27,13 @@ from fullframe.track.classify import (
     FLOW,
     FULL_LOOK,
     NEAR_JUMP,
+    NO_EFFECT,
     RETURN,
     UNSEEN,
     WRITES_OPERAND_0,
     Classifier,
 )
+from fullframe.track.effects import Effect
 
 # Kinds of events, those that are alike in a row. The payload is in parentheses; addresses are
 # absolute.
@@ -64,6 +68,7 @@ _CODE_OF = attrgetter("code")
 _OPERAND_0_OF = attrgetter("op0_register")
 _BASE_OF = attrgetter("memory_base")
 _TARGET_OF = attrgetter("near_branch_target")
+_NUMBER_OF = attrgetter("number")
 
 _Array = np.ndarray[Any, Any]
 
@@ -129,29 +134,26 @@ class StreamReader:
         self._register = np.frombuffer(classifier.tracked_register, dtype=np.uint8)
         self._base = np.frombuffer(classifier.tracked_base, dtype=np.uint8)
 
-    def read(self, ranges: Sequence[tuple[int, bytes]]) -> list[Stream]:
+    def read(self, ranges: Sequence[tuple[int, bytes]]) -> Batch:
         """Decode some ranges.
 
         Args:
             ranges: (address, code) of each; about ``BATCH_BYTES`` together are the fastest.
-
-        Returns:
-            A stream for each.
         """
         decoders = (Decoder(self._bits, code, DecoderOptions.NONE, begin) for begin, code in ranges)
         every = chain.from_iterable(decoders)
-        blob = b"".join([code for _, code in ranges])
-        batch = _Batch()
+        batch = Batch(ranges)
         while chunk := list(islice(every, _CHUNK)):
-            self._look(chunk, blob, batch)
-        return batch.streams(ranges, len(blob))
+            self._look(chunk, batch)
+        batch.sort_jumps()
+        return batch
 
-    def _look(self, chunk: list[Instruction], blob: bytes, batch: _Batch) -> None:
-        """Find the events among instructions that follow one another in ``blob``."""
+    def _look(self, chunk: list[Instruction], batch: Batch) -> None:
+        """Find the events among the instructions that follow those already in a batch."""
         classifier = self._classifier
         count = len(chunk)
         codes = np.fromiter(map(_CODE_OF, chunk), np.uint16, count)
-        lengths = np.fromiter(map(len, chunk), np.int64, count)
+        lengths = np.frombuffer(bytes(map(len, chunk)), np.uint8)
         levels = self._relevance[codes]
         unseen = np.flatnonzero(levels == UNSEEN)
         if len(unseen):
@@ -159,32 +161,28 @@ class StreamReader:
                 if code != Code.INVALID:
                     classifier.look_at_code(chunk[unseen[first]])
             levels = self._relevance[codes]
-        kinds = np.zeros(count, np.uint8)
-        targets = np.zeros(count, np.uint64)
-        for level, kind in _KIND_OF_LEVEL.items():
-            kinds[levels == level] = kind
+        kinds = _KINDS[levels]
         kinds[codes == Code.INVALID] = INVALID
-        jumps = np.flatnonzero((kinds == BRANCH) | (kinds == CALL) | (kinds == JUMP))
+        targets = np.zeros(count, np.uint64)
+        jumps = np.flatnonzero((kinds >= BRANCH) & (kinds <= CALL))
         if len(jumps):
             targets[jumps] = _gather(_TARGET_OF, chunk, jumps, np.uint64)
-        ends = np.cumsum(lengths) + batch.size
-        self._effects(chunk, blob, batch, levels, kinds, ends, lengths)
+        ends = np.cumsum(lengths, dtype=np.int64) + batch.size
+        self._effects(chunk, batch, levels, kinds, ends - lengths, ends)
         for index in np.flatnonzero(kinds == OTHER_FLOW).tolist():
-            batch.payloads.append((batch.count + index, chunk[index]))
+            batch.flows[batch.count + index] = chunk[index]
         batch.add(kinds, lengths, targets, int(ends[-1]))
 
     def _effects(
         self,
         chunk: list[Instruction],
-        blob: bytes,
-        batch: _Batch,
+        batch: Batch,
         levels: _Array,
         kinds: _Array,
+        starts: _Array,
         ends: _Array,
-        lengths: _Array,
     ) -> None:
         """Mark and look up what changes a state; most that only write operand 0 do not."""
-        effect_of, known = self._classifier.effect_of, self._classifier.by_encoding
         looked_at = levels == FULL_LOOK
         writes = np.flatnonzero(levels == WRITES_OPERAND_0)
         if len(writes):
@@ -195,21 +193,30 @@ class StreamReader:
                 bases = _gather(_BASE_OF, chunk, stores, np.uint16)
                 looked_at[stores[self._base[bases] != 0]] = True
         indices = np.flatnonzero(looked_at)
-        stops = ends[indices]
-        places = zip(
-            indices.tolist(), (stops - lengths[indices]).tolist(), stops.tolist(), strict=True
-        )
-        found, payloads, base = [], batch.payloads, batch.count
-        for index, start, stop in places:
-            encoding = blob[start:stop]
-            try:
-                effect = known[encoding]
-            except KeyError:
-                effect = effect_of(chunk[index], encoding)
-            if effect is not None:
-                found.append(index)
-                payloads.append((base + index, effect))
+        places = map(slice, starts[indices].tolist(), ends[indices].tolist())
+        encodings = list(map(batch.blob.__getitem__, places))
+        known = self._classifier.by_encoding
+        effects = list(map(known.get, encodings))
+        if None in effects:
+            effect_of = self._classifier.effect_of
+            for number, effect in enumerate(effects):
+                if effect is None:
+                    encoding = encodings[number]
+                    effects[number] = known.get(encoding) or effect_of(
+                        chunk[int(indices[number])], encoding
+                    )
+        numbers = np.fromiter(map(_NUMBER_OF, effects), np.int64, len(effects))
+        some = numbers != NO_EFFECT.number
+        found = indices[some]
         kinds[found] = EFFECT
+        batch.effects += [effect for effect in effects if effect and effect is not NO_EFFECT]
+        batch.add_effects(found, numbers[some])
+
+
+#: Kind by what a code needs (``UNSEEN`` is the last); of what needs a look, more has to be known.
+_KINDS: Final = np.zeros(256, np.uint8)
+for _level, _kind in _KIND_OF_LEVEL.items():
+    _KINDS[_level] = _kind
 
 
 def _gather(getter: attrgetter[Any], chunk: list[Any], indices: _Array, kind: Any) -> _Array:
@@ -219,20 +226,48 @@ def _gather(getter: attrgetter[Any], chunk: list[Any], indices: _Array, kind: An
     return np.fromiter(map(getter, itemgetter(*indices.tolist())(chunk)), kind, len(indices))
 
 
-class _Batch:
-    """The instructions of several ranges, one after the other, as arrays.
+class Batch:
+    """Several ranges of code, decoded together: arrays with an element for each instruction.
+
+    Places are offsets in bytes from the begin of the first range's code, all codes laid end to end.
+
+    Args:
+        ranges: (address, code) of each.
 
     Attributes:
-        count: instructions so far.
-        size: bytes so far.
-        payloads: (index of the instruction, payload) of effects and rare transfers of control.
+        ranges: those.
+        blob: their codes, end to end.
+        kinds: what each instruction is: ``NOTHING``, ``EFFECT``, ...
+        lengths: in bytes.
+        starts: place of each instruction.
+        targets: absolute address that a near jump or call leads to.
+        owners: number of the range.
+        first: index of each range's first instruction.
+        counts: instructions of each range.
+        begins: address of each range.
+        offsets: place of each range.
+        sizes: of each range in bytes.
+        strays: of each range, whether a jump within it leads to no instruction's start.
+        jumps: indices of the jumps within their range, calls left out.
+        jump_places: the place that each of them leads to.
+        effects: of the instructions that have one, in their order.
+        effect_indices: the indices of those instructions.
+        effect_numbers: the effects' numbers.
+        flows: index to instruction, of rarer transfers of control.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranges: Sequence[tuple[int, bytes]]) -> None:
+        self.ranges = ranges
+        self.blob = b"".join([code for _, code in ranges])
         self.count = 0
         self.size = 0
-        self.payloads: list[tuple[int, Any]] = []
-        self._parts: list[tuple[_Array, _Array, _Array]] = []
+        self.effects: list[Effect] = []
+        self.flows: dict[int, Instruction] = {}
+        self._parts: list[tuple[_Array, ...]] = []
+        self._effect_parts: list[tuple[_Array, _Array]] = []
+        self.sizes = np.array([len(code) for _, code in ranges], np.int64)
+        self.offsets = np.cumsum(self.sizes) - self.sizes
+        self.begins = np.array([begin for begin, _ in ranges], np.uint64)
 
     def add(self, kinds: _Array, lengths: _Array, targets: _Array, size: int) -> None:
         """Append a chunk's instructions; ``size`` is where they end."""
@@ -240,86 +275,84 @@ class _Batch:
         self.count += len(kinds)
         self.size = size
 
-    def streams(self, ranges: Sequence[tuple[int, bytes]], size: int) -> list[Stream]:
-        """Sort the branches, find the leaders, and cut the batch into its ranges' streams."""
-        if not self._parts:
-            nothing = np.zeros(0, np.int64)
-            return [Stream(at, at, code, 0, [], [], [], [], False, nothing) for at, code in ranges]
-        kinds, lengths, targets = (np.concatenate(part) for part in zip(*self._parts, strict=True))
-        ends = np.cumsum(lengths)
-        starts = ends - lengths
-        sizes = np.array([len(code) for _, code in ranges], np.int64)
-        offsets = np.cumsum(sizes) - sizes
-        begins = np.array([begin for begin, _ in ranges], np.uint64)
-        first = np.searchsorted(starts, offsets)
-        numbers = np.arange(len(ranges))
-        counts = np.diff(first, append=self.count)
-        is_start = np.zeros(size, bool)
-        is_start[starts] = True
-        is_target = np.zeros(size, bool)
-        strays = np.zeros(len(ranges), bool)
-        owners = np.repeat(numbers, counts)
-        self._sort_jumps(
-            kinds, starts, targets, owners, (begins, offsets, sizes), (is_start, is_target, strays)
-        )
-        leaders = is_target[starts]
-        chosen = (kinds != NOTHING) | leaders
-        events = np.flatnonzero(chosen)
-        base = begins - offsets.astype(np.uint64)
-        addresses = (starts[events].astype(np.uint64) + base[owners[events]]).tolist()
-        all_kinds = (kinds[events] + np.uint8(LEADER) * leaders[events]).tolist()
-        all_lengths = lengths[events].tolist()
-        payloads: list[Any] = targets[events].tolist()
-        if self.payloads:
-            indices = np.array([index for index, _ in self.payloads], np.int64)
-            places = (np.cumsum(chosen) - 1)[indices].tolist()
-            for place, (_, payload) in zip(places, self.payloads, strict=True):
-                payloads[place] = payload
-        cuts = [*np.searchsorted(events, first).tolist(), len(events)]
-        heads = [*first.tolist(), self.count]
-        streams = []
-        for number, (begin, code) in enumerate(ranges):
-            one, other = cuts[number], cuts[number + 1]
-            head, tail = heads[number], heads[number + 1]
-            streams.append(
-                Stream(
-                    begin, begin + len(code), code, tail - head, all_kinds[one:other],
-                    addresses[one:other],
-                    all_lengths[one:other], payloads[one:other], bool(strays[number]),
-                    starts[head:tail] - offsets[number],
-                )
-            )  # fmt: skip
-        return streams
+    def add_effects(self, indices: _Array, numbers: _Array) -> None:
+        """Append the effects of a chunk, by index within it, before the chunk itself."""
+        self._effect_parts.append((indices + self.count, numbers))
 
-    @staticmethod
-    def _sort_jumps(
-        kinds: _Array,
-        starts: _Array,
-        targets: _Array,
-        owners: _Array,
-        ranges: tuple[_Array, _Array, _Array],
-        marks: tuple[_Array, _Array, _Array],
-    ) -> None:
-        """Tell jumps forward, backward and out of their range apart; mark where they lead."""
-        begins, offsets, sizes = ranges
-        is_start, is_target, strays = marks
-        jumps = np.flatnonzero((kinds == BRANCH) | (kinds == CALL) | (kinds == JUMP))
-        if not len(jumps):
-            return
-        owners = owners[jumps]
-        relative = targets[jumps] - begins[owners]  # unsigned: below the begin is far above
-        inside = relative < sizes[owners].astype(np.uint64)
-        place = np.where(inside, relative, np.uint64(0)).astype(np.int64) + offsets[owners]
+    def sort_jumps(self) -> None:
+        """Tell jumps forward, backward and out of their range apart; find where they lead."""
+        nothing = (np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.uint64))
+        kinds, self.lengths, self.targets = (
+            np.concatenate(part) for part in zip(*(self._parts or [nothing]), strict=True)
+        )
+        none = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self.effect_indices, self.effect_numbers = (
+            np.concatenate(part) for part in zip(*(self._effect_parts or [none]), strict=True)
+        )
+        self._parts, self._effect_parts = [], []
+        self.kinds = kinds
+        starts = self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+        self.first = np.searchsorted(starts, self.offsets)
+        self.counts = np.diff(self.first, append=self.count)
+        self.owners = np.repeat(np.arange(len(self.ranges)), self.counts)
+        self.is_start = np.zeros(len(self.blob) + 1, bool)
+        self.is_start[starts] = True
+        self.strays = np.zeros(len(self.ranges), bool)
+        jumps = np.flatnonzero((kinds >= BRANCH) & (kinds <= CALL))
+        owners = self.owners[jumps]
+        relative = self.targets[jumps] - self.begins[owners]  # unsigned: below the begin is far up
+        inside = relative < self.sizes[owners].astype(np.uint64)
+        place = np.where(inside, relative, np.uint64(0)).astype(np.int64) + self.offsets[owners]
         forward = inside & (place > starts[jumps])
         kind = kinds[jumps]
         calls = kind == CALL
-        kind[calls & inside & (place != offsets[owners])] = CALL_INSIDE
+        kind[calls & inside & (place != self.offsets[owners])] = CALL_INSIDE
         kind[~calls & inside & ~forward] += BRANCH_BACK - BRANCH
         kind[~calls & ~inside] += BRANCH_OUT - BRANCH
         kinds[jumps] = kind
         within = ~calls & inside
-        strays[owners[within & ~is_start[place]]] = True
-        is_target[place[~calls & forward]] = True
+        self.jumps, self.jump_places = jumps[within], place[within]
+        self.strays[owners[within & ~self.is_start[place]]] = True
+
+    @cached_property
+    def _events(self) -> tuple[_Array, _Array, _Array]:
+        """(indices of the events, their kinds, index in them of each range's first and the end)."""
+        kinds, starts = self.kinds, self.starts
+        is_target = np.zeros(len(self.blob) + 1, bool)
+        is_target[self.jump_places[self.jump_places > starts[self.jumps]]] = True
+        leaders = is_target[starts]
+        events = np.flatnonzero((kinds != NOTHING) | leaders)
+        marked = kinds[events] + np.uint8(LEADER) * leaders[events]
+        return events, marked, np.append(np.searchsorted(events, self.first), len(events))
+
+    def stream(self, number: int) -> Stream:
+        """Return what matters of one range."""
+        events, marked, cuts = self._events
+        begin, code = self.ranges[number]
+        one, other = int(cuts[number]), int(cuts[number + 1])
+        head, offset = int(self.first[number]), int(self.offsets[number])
+        indices = events[one:other]
+        payloads: list[Any] = self.targets[indices].tolist()
+        low, high = np.searchsorted(
+            self.effect_indices, (head, head + int(self.counts[number]))
+        ).tolist()
+        places = np.searchsorted(indices, self.effect_indices[low:high]).tolist()
+        for place, effect in zip(places, self.effects[low:high], strict=True):
+            payloads[place] = effect
+        for place in np.flatnonzero(self.kinds[indices] == OTHER_FLOW).tolist():
+            payloads[place] = self.flows[int(indices[place])]
+        return Stream(
+            begin,
+            begin + len(code),
+            code,
+            int(self.counts[number]),
+            marked[one:other].tolist(),
+            ((self.starts[indices] - offset).astype(np.uint64) + np.uint64(begin)).tolist(),
+            self.lengths[indices].tolist(),
+            payloads,
+            bool(self.strays[number]),
+            self.starts[head : head + int(self.counts[number])] - offset,
+        )
 
 
-__all__ = ["BATCH_BYTES", "DISMISSED", "LEADER", "Stream", "StreamReader"]
+__all__ = ["BATCH_BYTES", "DISMISSED", "LEADER", "Batch", "Stream", "StreamReader"]

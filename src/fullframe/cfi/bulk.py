@@ -1,0 +1,191 @@
+"""Proving many functions together, as most can be (:mod:`fullframe.track.bulk`).
+
+The labels by which states are guessed are the claims themselves. What is not proved so is proved
+alone (:mod:`fullframe.cfi.straight`), or visited (:mod:`fullframe.cfi.visit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from fullframe.cfi.claims import PROVED, Answer, ClaimRows
+from fullframe.cfi.entries import is_like_entry
+from fullframe.cfi.facts import ImageFacts
+from fullframe.cfi.frames import Fde
+from fullframe.cfi.results import FunctionResult
+from fullframe.cfi.straight import StraightContext
+from fullframe.cfi.trampolines import find_trampoline
+from fullframe.errors import FullframeError
+from fullframe.track.bulk import BulkFlow, labels_of
+from fullframe.track.listing import Listing
+from fullframe.track.state import State, TooComplexError
+from fullframe.track.streams import BATCH_BYTES, Batch, Stream
+
+_Array = np.ndarray[Any, Any]
+
+#: Functions whose code is decoded together.
+_MOST_TOGETHER = 1024
+#: Bytes at a function's begin in which a signal trampoline is looked for.
+TRAMPOLINE_BYTES = 48
+
+
+class BulkProver:
+    """Reads the functions of one image in batches, and proves at once what can be.
+
+    Args:
+        facts: what is known of the image.
+    """
+
+    def __init__(self, facts: ImageFacts) -> None:
+        self._facts = facts
+        self._read: dict[int, tuple[_Client, int]] = {}
+
+    def read(self, fde: Fde, coming: Iterable[Fde]) -> tuple[Batch, int]:
+        """Return the batch that a function is read in, and its number in it.
+
+        Args:
+            fde: the function.
+            coming: what will be asked for next.
+
+        Raises:
+            InputError: the file does not hold its bytes.
+        """
+        if fde.begin not in self._read:
+            self._read_together(fde, coming)
+        client, number = self._read[fde.begin]
+        return client.batch, number
+
+    def stream(self, fde: Fde, coming: Iterable[Fde]) -> Stream:
+        """Return a function's stream; see :meth:`read`."""
+        batch, number = self.read(fde, coming)
+        self._read.pop(fde.begin)
+        return batch.stream(number)
+
+    def proved(self, fde: Fde, coming: Iterable[Fde]) -> FunctionResult | None:
+        """Return what was proved of a function; None where that is not all; see :meth:`read`."""
+        self.read(fde, coming)
+        client, number = self._read[fde.begin]
+        found = client.result(number)
+        if found is not None:
+            del self._read[fde.begin]
+        return found
+
+    def _read_together(self, fde: Fde, coming: Iterable[Fde]) -> None:
+        fdes, ranges = [fde], [(fde.begin, self._facts.code.code_of(fde))]
+        size = fde.end - fde.begin
+        for other in islice(coming, _MOST_TOGETHER):
+            size += other.end - other.begin
+            if size > BATCH_BYTES:
+                break
+            try:
+                ranges.append((other.begin, self._facts.code.code_of(other)))
+            except FullframeError:
+                continue
+            fdes.append(other)
+        engine = self._facts.engine
+        engine.labels.trim()
+        client = _Client(self._facts, engine.reader.read(ranges), fdes)
+        client.follow()
+        self._read = {fde.begin: (client, number) for number, fde in enumerate(fdes)}
+
+
+class _Client:
+    """The functions of one batch, and what was proved of them."""
+
+    def __init__(self, facts: ImageFacts, batch: Batch, fdes: list[Fde]) -> None:
+        self._facts = facts
+        self._labels = facts.engine.labels
+        self.batch = batch
+        self.fdes = fdes
+        self._contexts: dict[int, tuple[StraightContext, Stream]] = {}
+        self._flow: BulkFlow | None = None
+
+    def follow(self) -> None:
+        """Follow all of the functions that are of the usual kind."""
+        engine, batch = self._facts.engine, self.batch
+        eligible = np.zeros(len(self.fdes), bool)
+        parts = []
+        nothing = (np.zeros(1, np.int64), np.zeros(1, np.int64))
+        offsets = batch.offsets.tolist()
+        for number, fde in enumerate(self.fdes):
+            rows = self._rows_of(number, fde)
+            eligible[number] = rows is not None
+            parts.append((offsets[number], *(nothing if rows is None else rows[1:])))
+        try:
+            self._flow = engine.bulk.follow(batch, labels_of(parts), self, eligible)
+        except TooComplexError:
+            self._flow = None
+
+    def _rows_of(self, number: int, fde: Fde) -> tuple[ClaimRows, _Array, _Array] | None:
+        """Return the labels of a function that is of the usual kind, or None."""
+        facts = self._facts
+        engine = facts.engine
+        code = self.batch.ranges[number][1]
+        if fde.cie.is_signal_frame or fde.lsda is not None:
+            return None
+        if engine.machine.bits == 32 and facts.callees.clobbered(fde.begin):
+            return None
+        rows = engine.rows_of(fde)
+        if facts.entries.is_fragment(fde, rows, code):
+            return None
+        if find_trampoline(engine.machine, code[:TRAMPOLINE_BYTES], believed=False) is not None:
+            return None
+        return self._labels.of(rows)
+
+    def result(self, number: int) -> FunctionResult | None:
+        """Return the result of a function that was proved, or None."""
+        flow, batch = self._flow, self.batch
+        if flow is None or not flow.proved[number]:
+            return None
+        fde = self.fdes[number]
+        boundaries = int(batch.counts[number] - flow.filler_counts[number])
+        tally = dict.fromkeys(Answer, 0)
+        tally[Answer.PROVED] = boundaries
+        result = FunctionResult(fde, Listing(fde.begin, fde.end, [], []), [], boundaries, tally)
+        result.coarse = True
+        exits = flow.exits(number)
+        if exits:
+            result.exits = {(target, source): state for target, source, state in exits}
+            result.changes = flow.changes(number)
+        return result
+
+    # -- what the follower asks --------------------------------------------------------------
+
+    def call_clobbers(self, target: int) -> tuple[int, ...]:
+        """See :class:`fullframe.track.bulk.BulkClient`."""
+        return self._facts.callees.clobbered(target)
+
+    def holds(self, state: State, label: int) -> bool:
+        """See :class:`fullframe.track.bulk.BulkClient`."""
+        claim = self._labels.claims[label]
+        verdict = state.verdicts.get(claim)
+        if verdict is None:
+            engine = self._facts.engine
+            verdict = engine.book.judge(engine.coarse.space, state, claim, 0)
+        return verdict is PROVED
+
+    def table_targets(self, number: int, address: int, label_is_first: bool) -> list[int] | None:
+        """See :class:`fullframe.track.bulk.BulkClient`."""
+        context, stream = self._context(number)
+        if label_is_first and not context.may_be_table(address, stream):
+            return None
+        return context.table_at(address, stream)
+
+    def is_tail_jump(self, number: int, address: int, state: State) -> bool:
+        """See :class:`fullframe.track.bulk.BulkClient`."""
+        facts = self._facts
+        like_entry = is_like_entry(facts.engine.machine.callee_saved, state)
+        return like_entry and not facts.code.in_lazy_plt(self.fdes[number])
+
+    def _context(self, number: int) -> tuple[StraightContext, Stream]:
+        found = self._contexts.get(number)
+        if found is None:
+            fde, stream = self.fdes[number], self.batch.stream(number)
+            rows = self._facts.engine.rows_of(fde)
+            context = StraightContext(self._facts, fde, stream, rows)
+            found = self._contexts[number] = (context, stream)
+        return found
