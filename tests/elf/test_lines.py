@@ -310,6 +310,19 @@ def test_the_search_has_a_bound(monkeypatch):
     assert image_with(table).source_line(0x1002) == "dir/one.c:3"
 
 
+def test_what_is_kept_of_a_hostile_table_is_bounded():
+    """By its size: neither what overlaps nor what is too small for a unit is kept."""
+    image = image_with(b"\0\x09\2" * 1000 + bytes(8))
+    assert len(image._lines._set_addresses[0]) == 3008 // 11
+    assert image.source_line((1 << 64) - 1) is None
+    image = image_with(bytes(4000) + unit(sequence(0x1000, 8, 3)))
+    assert image.source_line(0x1000) == "dir/one.c:3"
+    assert image._lines._unit_offsets == [4000]
+    # The instruction stands in no unit.
+    short = b"\x0b\0\0\0" + set_address(0x1000)
+    assert image_with(short).source_line(0x1000) is None
+
+
 def test_compressed_tables_that_lie_give_no_line():
     plain = unit(sequence(0x1000, 8, 3))
     for claimed, expected in ((len(plain), "dir/one.c:3"), (1 << 40, None), (9, None)):

@@ -21,6 +21,8 @@ _PATH, _DIRECTORY_INDEX = 1, 2
 _BLOCK, _STRING, _STRP, _UDATA, _STRP_SUP, _LINE_STRP = 0x09, 0x08, 0x0E, 0x0F, 0x1D, 0x1F
 _FIXED_BYTES = {0x0B: 1, 0x05: 2, 0x06: 4, 0x07: 8, 0x1E: 16}
 _IN_SECTION = {_STRP: ".debug_str", _LINE_STRP: ".debug_line_str"}
+#: Of version 2, with nothing in it: its length, version, length of the header, and five bytes.
+SMALLEST_UNIT_BYTES = 4 + 2 + 4 + 5
 #: A number's bits are 64; some writers pad, none to more than this.
 _LONGEST_LEB128_BYTES = 16
 

@@ -23,6 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from fullframe.elf.line_program import (
     SET_ADDRESS,
+    SMALLEST_UNIT_BYTES,
     LineProgram,
     LineProgramError,
     LineRow,
@@ -136,8 +137,8 @@ class LineReader:
         after = int(np.searchsorted(addresses, np.uint64(address), "right"))
         nearest = offsets[max(0, after - _MOST_SEQUENCES_TRIED) : after].tolist()
         units = self._unit_offsets
-        found = (units[bisect_right(units, offset) - 1] for offset in reversed(nearest))
-        return list(dict.fromkeys(found))
+        positions = (bisect_right(units, offset) - 1 for offset in reversed(nearest))
+        return list(dict.fromkeys(units[position] for position in positions if position >= 0))
 
     @cached_property
     def _set_addresses(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]]:
@@ -154,7 +155,8 @@ class LineReader:
         found = data[:last] == 0
         found &= data[1 : last + 1] == 1 + width
         found &= data[2 : last + 2] == SET_ADDRESS
-        offsets = np.flatnonzero(found)
+        # Instructions that overlap are a hostile file's: there are no more than there is room for.
+        offsets = np.flatnonzero(found)[: len(data) // (3 + width)]
         if not len(offsets):
             return np.zeros(0, np.uint64), offsets
         operands = sliding_window_view(data, width)[offsets + 3]
@@ -164,12 +166,14 @@ class LineReader:
 
     @cached_property
     def _unit_offsets(self) -> list[int]:
-        """Where the units begin in ``.debug_line``."""
+        """Where the units begin in ``.debug_line``, but for those too small for a header."""
         data = self._section(".debug_line")
         offsets, at = [], 0
         while at + 4 <= len(data):
-            offsets.append(at)
-            at = unit_body(data, at)[1]
+            end = unit_body(data, at)[1]
+            if end - at >= SMALLEST_UNIT_BYTES:
+                offsets.append(at)
+            at = end
         return offsets
 
     def _program(self, unit: int) -> tuple[LineProgram | None, list[LineRow]]:
