@@ -27,6 +27,7 @@ __attribute__((cold)) int k(int a) { puts("k"); return g(a)
  + h(a); }
 int f(int a) { if (a > 3) abort(); printf("%d", h(a)); return k(a) * 2; }
 """
+MOST = 1000
 #: One number is no instruction's: opcode 10 of a program whose opcode base is 13.
 OPERANDS = bytes([0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1])
 COPY, ADVANCE_PC, ADVANCE_LINE, SET_FILE = b"\1", b"\2", b"\3", b"\4"
@@ -73,7 +74,7 @@ def no_string(section: str, offset: int) -> bytes:
 
 
 def rows(code: bytes, version: int = 4, **more) -> list[tuple[int, int, int, int]]:
-    return [tuple(row) for row in LineProgram(unit(code, version, **more), no_string).rows()]
+    return [tuple(row) for row in LineProgram(unit(code, version, **more), no_string).rows(MOST)]
 
 
 def image_with(debug_line: bytes, *, bits: int = 64, **sections: bytes) -> Image:
@@ -130,7 +131,7 @@ def test_programs_like_pyelftools(version, options):
             program = LineProgram(
                 bytes(image.section(".debug_line").data)[offset:], image._lines._string_at
             )
-        assert [tuple(row) for row in program.rows()] == made
+        assert [tuple(row) for row in program.rows(MOST)] == made
         assert [program.file_name(number) for number in range(len(names))] == names
         for begin, end, number, line in made:
             assert image.source_line(begin) == f"{names[number]}:{line}"
@@ -164,7 +165,7 @@ def test_every_instruction(version, wide):
 def test_names_of_files():
     code = b"\0\x0a\3four.c\0\1\0\0" + END
     old = LineProgram(unit(code, 4), no_string)
-    old.rows()
+    old.rows(MOST)
     names = ["?", "dir/one.c", "two.c", "/three.c", "dir/four.c", "?"]
     assert [old.file_name(number) for number in range(6)] == names
     new = LineProgram(unit(END, 5), no_string)
@@ -215,7 +216,7 @@ def test_long_names_are_cut():
 )
 def test_malformed_programs(data, message):
     with pytest.raises(LineProgramError) as caught:
-        LineProgram(data, no_string).rows()
+        LineProgram(data, no_string).rows(MOST)
     assert message is None or str(caught.value) == message
     assert image_with(unit(sequence(0x1000, 8, 3)) + data).source_line(0x1000) == "dir/one.c:3"
 
@@ -237,7 +238,7 @@ def test_damaged_programs_raise_nothing_else():
             image_with(data).source_line(0x1003)
             try:
                 program = LineProgram(data, lambda section, offset: b"")
-                for row in program.rows():
+                for row in program.rows(MOST):
                     assert row.begin < row.end
                     program.file_name(row.file)
             except LineProgramError:
@@ -302,7 +303,9 @@ def test_the_search_has_a_bound(monkeypatch):
     """A table of nothing but addresses is not run for each address that it does not cover."""
     ran = []
     original = LineProgram.rows
-    monkeypatch.setattr(LineProgram, "rows", lambda self: ran.append(1) or original(self))
+    monkeypatch.setattr(
+        LineProgram, "rows", lambda self, most: ran.append(1) or original(self, most)
+    )
     table = unit(sequence(0x1000, 8, 3)) + unit(set_address(0x1001) + END) * 1000
     assert image_with(table).source_line(0x1002) is None
     assert len(ran) == lines._MOST_SEQUENCES_TRIED
@@ -321,6 +324,20 @@ def test_what_is_kept_of_a_hostile_table_is_bounded():
     # The instruction stands in no unit.
     short = b"\x0b\0\0\0" + set_address(0x1000)
     assert image_with(short).source_line(0x1000) is None
+
+
+def test_rows_are_bounded(monkeypatch):
+    """All programs of an image together; one with too many does not take the others' share."""
+    long = set_address(0x1000) + COPY + special(1, 1) * 9 + END
+    with pytest.raises(LineProgramError, match="more than 8 rows"):
+        LineProgram(unit(long), no_string).rows(8)
+    assert len(LineProgram(unit(long), no_string).rows(9)) == 9
+    monkeypatch.setattr(lines, "_MOST_ROWS", 4)
+    short = [unit(sequence(0x1010 + 8 * number, 8, 3)) for number in range(5)]
+    image = image_with(unit(long) + b"".join(short))
+    assert image.source_line(0x1000) is None
+    found = [image.source_line(0x1010 + 8 * number) for number in range(5)]
+    assert found == ["dir/one.c:3"] * 4 + [None]
 
 
 def test_compressed_tables_that_lie_give_no_line():

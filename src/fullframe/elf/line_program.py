@@ -217,21 +217,24 @@ class LineProgram:
 
     # ------------------------------------------------------------------ the program
 
-    def rows(self) -> list[LineRow]:
+    def rows(self, most: int) -> list[LineRow]:
         """Run the program.
+
+        Args:
+            most: how many rows it may have; each byte of a program can make one.
 
         Returns:
             Its rows, sorted; without those that cover no byte.
 
         Raises:
-            LineProgramError: it runs past its end.
+            LineProgramError: it runs past its end, or has more rows.
         """
         try:
-            return sorted(self._run())
+            return sorted(self._run(most))
         except IndexError:
             raise LineProgramError("a program that runs past its end") from None
 
-    def _run(self) -> list[LineRow]:
+    def _run(self, most: int) -> list[LineRow]:
         code, at, end = self._unit, self._begin, self._end
         opcode_base, line_base, line_range = self._opcode_base, self._line_base, self._line_range
         instruction_bytes = self._instruction_bytes
@@ -280,6 +283,8 @@ class LineProgram:
                         file = value
                 continue
             if begin is not None and address > begin:
+                if len(rows) == most:
+                    raise LineProgramError(f"more than {most} rows")
                 rows.append(LineRow(begin, address, begin_file, begin_line))
             if ends:
                 address, file, line = 0, 1, 1

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 #: Of the instructions that set an address, how many before the one asked for are looked at. The
 #: nearest is right unless its bytes mean something else, or programs overlap.
 _MOST_SEQUENCES_TRIED = 8
+#: Rows that are kept of one image (150 bytes each). A library has some thousands a program; a small
+#: compressed section can claim to be millions of them.
+_MOST_ROWS = 1 << 21
 #: Names are read up to ``PATH_MAX`` of ``linux/limits.h``.
 _LONGEST_NAME_BYTES = 4096
 DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
@@ -80,6 +83,7 @@ class LineReader:
     def __init__(self, image: Image) -> None:
         self._image = image
         self._programs: dict[int, tuple[LineProgram | None, list[LineRow]]] = {}
+        self._rows_left = _MOST_ROWS
 
     def at(self, address: int) -> str | None:
         """Return ``file:line`` for an address; None where no line table covers it.
@@ -184,6 +188,7 @@ class LineReader:
             found = None, []
             with contextlib.suppress(LineProgramError):
                 program = LineProgram(bytes(data[unit : unit_body(data, unit)[1]]), self._string_at)
-                found = program, program.rows()
+                found = program, program.rows(self._rows_left)
+                self._rows_left -= len(found[1])
             self._programs[unit] = found
         return found
