@@ -233,11 +233,10 @@ class FunctionSymbols:
         # Walk outwards: an inner symbol may have ended before the address, its surroundings not.
         owner = self._owners[position]
         for _ in range(_DEEPEST_NESTING):
-            symbol = self._best_at(owner) if owner >= 0 else None
-            if symbol is None:
+            if owner < 0:
                 break
-            if address < _end(symbol):
-                return symbol
+            if address < self._starts[owner] + self._sizes[owner]:
+                return self._best_at(owner)
             owner = self._owners[owner - 1] if owner else -1
         _, end = self._ranges[bisect_right(self._ranges, (self._starts[position], 1 << 65)) - 1]
         return nearest if address < end else None
@@ -258,7 +257,7 @@ class FunctionSymbols:
         """For each start the innermost symbol with a size that covers it (-1: none does)."""
         owners: list[int] = []
         open_symbols: list[tuple[int, int]] = []
-        for position, (start, size) in enumerate(zip(self._starts, self._sizes(), strict=True)):
+        for position, (start, size) in enumerate(zip(self._starts, self._sizes, strict=True)):
             while open_symbols and open_symbols[-1][1] <= start:
                 open_symbols.pop()
             if size:
@@ -266,6 +265,7 @@ class FunctionSymbols:
             owners.append(open_symbols[-1][0] if open_symbols else -1)
         return owners
 
+    @cached_property
     def _sizes(self) -> list[int]:
         """The size of the symbol that is shown, for each start."""
         first = self._rows[self._first_rows]
