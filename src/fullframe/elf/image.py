@@ -34,7 +34,7 @@ from fullframe.elf.structures import (
     PT_LOAD,
     Segment,
 )  # fmt: skip
-from fullframe.elf.symbols import Symbol, SymbolIndex, SymbolTable
+from fullframe.elf.symbols import FunctionSymbols, Symbol, SymbolTable
 from fullframe.errors import InputError, Place
 from fullframe.x86.registers import Machine
 
@@ -381,17 +381,12 @@ class Image:
         return tuple(symbol for table in self._symbol_tables.values() for symbol in table.all())
 
     @cached_property
+    def _functions(self) -> FunctionSymbols:
+        return FunctionSymbols(tuple(self._symbol_tables.values()), self._executable_ranges)
+
+    @cached_property
     def _function_symbols(self) -> list[Symbol]:
-        found: dict[tuple[int, str], Symbol] = {}
-        for table in self._symbol_tables.values():
-            for number in table.code_candidates():
-                symbol = table.symbol(number)
-                if symbol is None or not symbol.name:
-                    continue
-                if self.executable_end(symbol.address) is None:
-                    continue
-                found.setdefault((symbol.address, symbol.name), symbol)
-        return sorted(found.values(), key=lambda symbol: (symbol.address, symbol.name))
+        return self._functions.all()
 
     def function_symbols(self) -> list[Symbol]:
         """Return the named places in executable ranges, by address: func, ifunc and notype.
@@ -399,10 +394,6 @@ class Image:
         A symbol that is in both symbol tables comes once.
         """
         return self._function_symbols
-
-    @cached_property
-    def _symbol_index(self) -> SymbolIndex:
-        return SymbolIndex(self._function_symbols, self.executable_end)
 
     def symbol_at(self, address: int) -> Symbol | None:
         """Return the function symbol that covers ``address``, or the nearest one before it.
@@ -412,7 +403,7 @@ class Image:
         undefined = self._undefined_at(address)
         if undefined is not None:
             return undefined
-        return self._symbol_index.at(address)
+        return self._functions.at(address)
 
     def _undefined_at(self, address: int) -> Symbol | None:
         if not self.is_relocatable:

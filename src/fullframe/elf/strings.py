@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
 
 class StringTable:
     """An ELF string table (gABI chapter 4, "String Table").
@@ -23,6 +28,14 @@ class StringTable:
 
     def __len__(self) -> int:
         return len(self._data)
+
+    def first_bytes(self, offsets: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Return the first byte of the string at each offset; 0 where it is empty."""
+        data = np.frombuffer(self._data or b"\0", np.uint8)
+        found: npt.NDArray[np.uint8] = np.where(
+            offsets < len(self._data), data[np.minimum(offsets, len(data) - 1)], 0
+        )
+        return found
 
     def get(self, offset: int) -> str:
         """Return the string at ``offset``; empty beyond the table or beyond the budget.

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from fullframe.elf import dynamic as dyn
 from fullframe.elf import layout, versions
@@ -60,7 +61,7 @@ def _symbol_table(image: Image, section: Section) -> SymbolTable:
         np.frombuffer(raw, record, len(raw) // record.itemsize),
         strings,
         extended,
-        partial(_synthetic_address, image) if image.is_relocatable else None,
+        partial(_synthetic_addresses, image) if image.is_relocatable else None,
         version_of,
     )
 
@@ -88,9 +89,13 @@ def _dynamic_symbol_table(image: Image) -> SymbolTable:
     return SymbolTable(np.frombuffer(raw, record), strings, None, None, version_of)
 
 
-def _synthetic_address(image: Image, number: int, section_index: int, value: int) -> int:
-    if section_index in (SHN_UNDEF, SHN_COMMON):
-        return layout.UNDEFINED_BASE + layout.UNDEFINED_STEP * number
-    if section_index == SHN_ABS or section_index >= len(image.sections):
-        return value
-    return image.sections[section_index].address + value
+def _synthetic_addresses(
+    image: Image, sections: npt.NDArray[np.uint32], values: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    bases = np.array([section.address % (1 << 64) for section in image.sections], np.uint64)
+    addresses = values.copy()
+    placed = (sections != SHN_ABS) & (sections < len(bases))
+    addresses[placed] += bases[sections[placed]]
+    undefined = np.flatnonzero((sections == SHN_UNDEF) | (sections == SHN_COMMON))
+    addresses[undefined] = layout.UNDEFINED_BASE + layout.UNDEFINED_STEP * undefined
+    return addresses
