@@ -10,6 +10,7 @@ from fullframe.track.listing import EFFECT, decode
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import CFA_REGION, OTHER, entry
 from fullframe.x86.registers import BX, CX, IP, machine
+from tests.cfi_triage.words import words_at
 
 _I386 = machine(32)
 _BEGIN = 0x1000
@@ -20,7 +21,7 @@ def _targets(code: bytes, words: dict[int, int], thunk: int = 0) -> dict[int, li
     """Targets by offset of the jump, for a function at ``_BEGIN`` and memory of 32-bit words."""
     reader = TableReader(
         _I386,
-        lambda address, size_bytes: words.get(address) if size_bytes == 4 else None,
+        words_at(words, 4),
         _GOT,
         lambda address: _BEGIN <= address < _BEGIN + len(code),
         lambda target: (BX,) if target == thunk else (),

@@ -15,6 +15,7 @@ from fullframe.elf.image import Image
 from fullframe.track.jump_tables import TableReader
 from fullframe.x86.registers import machine
 from tests.cfi_check.small import assemble
+from tests.cfi_triage.words import words_at
 
 _BEGIN = 0x1000
 
@@ -197,7 +198,7 @@ def test_what_bounds_a_table(compare_and_branch: str, wanted: int) -> None:
     words = {0x2000 + 8 * number: target for number, target in enumerate(targets)}
     reader = TableReader(
         machine(64),
-        lambda address, size_bytes: words.get(address) if size_bytes == 8 else None,
+        words_at(words, 8),
         None,
         lambda address: _BEGIN <= address < _BEGIN + len(code),
     )
@@ -223,7 +224,7 @@ def _distances(following: Callable[[int], int | None]) -> dict[int, list[int]]:
     }
     reader = TableReader(
         machine(64),
-        lambda address, size_bytes: words.get(address) if size_bytes == 4 else None,
+        words_at(words, 4),
         None,
         lambda address: _BEGIN <= address < _BEGIN + len(code),
         following=following,

@@ -6,14 +6,14 @@ alone (:mod:`fullframe.cfi.straight`), or visited (:mod:`fullframe.cfi.visit`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
-from fullframe.cfi.claims import PROVED, Answer, ClaimRows
-from fullframe.cfi.entries import is_like_entry
+from fullframe.cfi.claims import PROVED, Answer
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.results import FunctionResult
@@ -23,14 +23,15 @@ from fullframe.errors import FullframeError
 from fullframe.track.bulk import BulkFlow, labels_of
 from fullframe.track.listing import Listing
 from fullframe.track.state import State, TooComplexError
-from fullframe.track.streams import BATCH_BYTES, Batch, Stream
-
-_Array = np.ndarray[Any, Any]
+from fullframe.track.streams import BATCH_BYTES, Batch, Extent, Stream
 
 #: Functions whose code is decoded together.
 _MOST_TOGETHER = 1024
 #: Bytes at a function's begin in which a signal trampoline is looked for.
 TRAMPOLINE_BYTES = 48
+
+
+_NOTHING = dict.fromkeys(Answer, 0)
 
 
 class BulkProver:
@@ -86,9 +87,7 @@ class BulkProver:
             except FullframeError:
                 continue
             fdes.append(other)
-        engine = self._facts.engine
-        engine.labels.trim()
-        client = _Client(self._facts, engine.reader.read(ranges), fdes)
+        client = _Client(self._facts, self._facts.engine.reader.read(ranges), fdes)
         client.follow()
         self._read = {fde.begin: (client, number) for number, fde in enumerate(fdes)}
 
@@ -98,29 +97,31 @@ class _Client:
 
     def __init__(self, facts: ImageFacts, batch: Batch, fdes: list[Fde]) -> None:
         self._facts = facts
-        self._labels = facts.engine.labels
         self.batch = batch
         self.fdes = fdes
-        self._contexts: dict[int, tuple[StraightContext, Stream]] = {}
+        self._contexts: dict[int, tuple[StraightContext, Extent]] = {}
         self._flow: BulkFlow | None = None
+        self._boundaries: list[int | None] = [None] * len(fdes)
 
     def follow(self) -> None:
         """Follow all of the functions that are of the usual kind."""
         engine, batch = self._facts.engine, self.batch
         eligible = np.zeros(len(self.fdes), bool)
         parts = []
-        nothing = (np.zeros(1, np.int64), np.zeros(1, np.int64))
         offsets = batch.offsets.tolist()
         for number, fde in enumerate(self.fdes):
             rows = self._rows_of(number, fde)
             eligible[number] = rows is not None
-            parts.append((offsets[number], *(nothing if rows is None else rows[1:])))
-        try:
-            self._flow = engine.bulk.follow(batch, labels_of(parts), self, eligible)
-        except TooComplexError:
-            self._flow = None
+            parts.append((offsets[number], *(rows or ([0], [0]))))
+        with contextlib.suppress(TooComplexError):
+            flow = self._flow = engine.bulk.follow(batch, labels_of(parts), self, eligible)
+            boundaries = (batch.counts - flow.filler_counts).tolist()
+            self._boundaries = [
+                count if proved else None
+                for count, proved in zip(boundaries, flow.proved.tolist(), strict=True)
+            ]
 
-    def _rows_of(self, number: int, fde: Fde) -> tuple[ClaimRows, _Array, _Array] | None:
+    def _rows_of(self, number: int, fde: Fde) -> tuple[list[int], list[int]] | None:
         """Return the labels of a function that is of the usual kind, or None."""
         facts = self._facts
         engine = facts.engine
@@ -130,27 +131,26 @@ class _Client:
         if engine.machine.bits == 32 and facts.callees.clobbered(fde.begin):
             return None
         rows = engine.rows_of(fde)
-        if facts.entries.is_fragment(fde, rows, code):
+        if not facts.entries.is_plain_function(rows, code, fde.begin):
             return None
         if find_trampoline(engine.machine, code[:TRAMPOLINE_BYTES], believed=False) is not None:
             return None
-        return self._labels.of(rows)
+        return rows.labels
 
     def result(self, number: int) -> FunctionResult | None:
         """Return the result of a function that was proved, or None."""
-        flow, batch = self._flow, self.batch
-        if flow is None or not flow.proved[number]:
+        flow = self._flow
+        boundaries = self._boundaries[number]
+        if flow is None or boundaries is None:
             return None
         fde = self.fdes[number]
-        boundaries = int(batch.counts[number] - flow.filler_counts[number])
-        tally = dict.fromkeys(Answer, 0)
-        tally[Answer.PROVED] = boundaries
+        tally = {**_NOTHING, Answer.PROVED: boundaries}
         result = FunctionResult(fde, Listing(fde.begin, fde.end, [], []), [], boundaries, tally)
         result.coarse = True
         exits = flow.exits(number)
         if exits:
             result.exits = {(target, source): state for target, source, state in exits}
-            result.changes = flow.changes(number)
+            result.changes = partial(flow.changes, number)
         return result
 
     # -- what the follower asks --------------------------------------------------------------
@@ -161,31 +161,30 @@ class _Client:
 
     def holds(self, state: State, label: int) -> bool:
         """See :class:`fullframe.track.bulk.BulkClient`."""
-        claim = self._labels.claims[label]
+        claim = self._facts.engine.book.by_number[label]
         verdict = state.verdicts.get(claim)
         if verdict is None:
             engine = self._facts.engine
             verdict = engine.book.judge(engine.coarse.space, state, claim, 0)
         return verdict is PROVED
 
-    def table_targets(self, number: int, address: int, label_is_first: bool) -> list[int] | None:
+    def table_targets(
+        self, number: int, address: int, label: int, first_label: int
+    ) -> list[int] | None:
         """See :class:`fullframe.track.bulk.BulkClient`."""
-        context, stream = self._context(number)
-        if label_is_first and not context.may_be_table(address, stream):
+        context, extent = self._context(number)
+        claims = self._facts.engine.book.by_number
+        # Where the frame looks as at entry it is a tail call.
+        like_entry = claims[label].cfa == claims[first_label].cfa
+        if like_entry and not context.may_be_table(address, extent):
             return None
-        return context.table_at(address, stream)
+        return context.table_at(address, extent)
 
-    def is_tail_jump(self, number: int, address: int, state: State) -> bool:
-        """See :class:`fullframe.track.bulk.BulkClient`."""
-        facts = self._facts
-        like_entry = is_like_entry(facts.engine.machine.callee_saved, state)
-        return like_entry and not facts.code.in_lazy_plt(self.fdes[number])
-
-    def _context(self, number: int) -> tuple[StraightContext, Stream]:
+    def _context(self, number: int) -> tuple[StraightContext, Extent]:
         found = self._contexts.get(number)
         if found is None:
-            fde, stream = self.fdes[number], self.batch.stream(number)
+            fde, extent = self.fdes[number], self.batch.extent(number)
             rows = self._facts.engine.rows_of(fde)
-            context = StraightContext(self._facts, fde, stream, rows)
-            found = self._contexts[number] = (context, stream)
+            context = StraightContext(self._facts, fde, extent, rows)
+            found = self._contexts[number] = (context, extent)
         return found

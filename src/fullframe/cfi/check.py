@@ -197,7 +197,7 @@ class ImageChecker:
         space = self.engine.coarse.space if result.coarse else self.engine.precise.space
         changed = self.handover.give(fde, result.exits, space, self.engine.rows_of)
         if result.changes is not None and self.handover.has_given(fde):
-            self.handover.flows[fde.begin] = result.changes
+            self.handover.flows[fde.begin] = result.changes()
         share = self._share
         if share is None:
             return changed

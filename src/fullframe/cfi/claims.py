@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import count
 from typing import Final
 
 from fullframe.cfi.expressions import (
@@ -132,13 +133,20 @@ class Claim:
             something else at every address.
         ip_mask: which bits of the address matter then.
         scratch: registers with a rule although a callee may change them.
+        number: no other claim of the book has it.
     """
 
-    __slots__ = ("cfa", "ip_mask", "reads_ip", "rules", "scratch")
+    __slots__ = ("cfa", "ip_mask", "number", "reads_ip", "rules", "scratch")
 
     def __init__(
-        self, cfa: CfaRule | None, rules: dict[int, Rule], ip_mask: int, scratch: tuple[int, ...]
+        self,
+        cfa: CfaRule | None,
+        rules: dict[int, Rule],
+        ip_mask: int,
+        scratch: tuple[int, ...],
+        number: int,
     ) -> None:
+        self.number = number
         self.cfa = cfa
         self.rules = rules
         self.reads_ip = ip_mask != 0
@@ -154,16 +162,33 @@ class ClaimRows(list[tuple[int, Claim]]):
     """The claims of a function: (offset from its begin, claim from there on), ascending.
 
     Functions with the same rows share one.
-
-    Attributes:
-        offsets: those offsets.
     """
 
-    __slots__ = ("offsets",)
+    __slots__ = ("_labels", "_offsets")
 
     def __init__(self, rows: Iterable[tuple[int, Claim]]) -> None:
         super().__init__(rows)
-        self.offsets = frozenset([offset for offset, _ in self])
+        self._labels: tuple[list[int], list[int]] | None = None
+        self._offsets: frozenset[int] | None = None
+
+    @property
+    def offsets(self) -> frozenset[int]:
+        """Those offsets."""
+        if self._offsets is None:
+            self._offsets = frozenset([offset for offset, _ in self])
+        return self._offsets
+
+    @property
+    def labels(self) -> tuple[list[int], list[int]] | None:
+        """The offsets, and the claims' numbers; None where a claim depends on the address."""
+        if self._labels is None:
+            if any(claim.reads_ip for _, claim in self):
+                return None
+            self._labels = (
+                [offset for offset, _ in self],
+                [claim.number for _, claim in self],
+            )
+        return self._labels
 
 
 class ClaimBook(Wording):
@@ -177,6 +202,9 @@ class ClaimBook(Wording):
         super().__init__(machine)
         self._claims: dict[object, Claim] = {}
         self._by_identity: dict[tuple[int, int], tuple[CfaRule | None, Registers, Claim]] = {}
+        self._numbers = count()
+        #: Claims by number.
+        self.by_number: dict[int, Claim] = {}
         self._columns = (*machine.callee_saved, IP)
         # A signal interrupts code that still needs every register.
         general = range(16 if machine.bits == 64 else 8)
@@ -195,12 +223,19 @@ class ClaimBook(Wording):
         self._by_identity[same] = (cfa, registers, found)
         return found
 
+    def trim(self) -> bool:
+        """Forget all claims where there are too many; return whether that was so."""
+        if len(self.by_number) <= _MOST_CLAIMS:
+            return False
+        self._claims.clear()
+        self._by_identity.clear()
+        self.by_number.clear()
+        return True
+
     def _claim(self, cfa: CfaRule | None, registers: Registers) -> Claim:
         key = (cfa, frozenset(registers.items()))
         found = self._claims.get(key)
         if found is None:
-            if len(self._claims) > _MOST_CLAIMS:
-                self._claims.clear()
             numbers = self.machine.dwarf_to_hardware
             rules = {numbers[n]: rule for n, rule in registers.items() if n in numbers}
             flags = registers.get(self.machine.dwarf_flags)
@@ -211,7 +246,9 @@ class ClaimBook(Wording):
                 if isinstance(rule, CfaExpression | Expression | ValExpression):
                     mask |= _ip_mask(rule.code, self.machine)
             scratch = [n for n in rules if n not in (SP, FLAGS) and n not in self._columns]
-            found = self._claims[key] = Claim(cfa, rules, mask, tuple(sorted(scratch)))
+            number = next(self._numbers)
+            found = Claim(cfa, rules, mask, tuple(sorted(scratch)), number)
+            self._claims[key] = self.by_number[number] = found
         return found
 
     def judge(self, space: StateSpace, state: State, claim: Claim, address: int) -> Verdict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from fullframe.cfi.references import References
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
@@ -58,13 +60,21 @@ class NamedCode:
             }
         return self._defined.get(name.split("@", 1)[0], target)
 
-    def read_word(self, address: int, size_bytes: int) -> int | None:
-        """Return the unsigned number at an address, or None where there is none."""
+    def read_words(self, address: int, size_bytes: int, most: int) -> tuple[int, ...]:
+        """Return the unsigned numbers from an address on, as far as there are any.
+
+        Args:
+            address: of the first.
+            size_bytes: of each: 4 or 8.
+            most: how many are wanted.
+        """
         try:
-            data = self.image.read(address, size_bytes)
+            data = self.image.read_from(address)
         except FullframeError:
-            return None
-        return int.from_bytes(data, "little")
+            return ()
+        count = min(most, len(data) // size_bytes)
+        kind = "I" if size_bytes == 4 else "Q"
+        return struct.unpack(f"<{count}{kind}", data[: count * size_bytes])
 
     def is_code(self, address: int) -> bool:
         """Return whether an address lies in an executable section."""

@@ -52,6 +52,7 @@ class FunctionContext:
         self._book = facts.engine.book
         self._classifier = classifier
         self._callees = facts.callees
+        self._readings = facts.readings
         self._entries = facts.entries
         self._tables: dict[int, list[int]] | None = None
         self._sites: CallSites | None = None
@@ -222,11 +223,12 @@ class FunctionContext:
     def _reader(self, listing: Listing) -> TableReader:
         return TableReader(
             self._classifier.space.machine,
-            self._code.read_word,
+            self._code.read_words,
             self._code.got,
             lambda address: self._is_jump_target(listing, address),
             self._callees.clobbered,
             self._code.references.following,
+            self._readings,
         )
 
     def without_tables(self, listing: Listing) -> bytes:

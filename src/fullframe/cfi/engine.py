@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fullframe.cfi.claims import ClaimBook, ClaimRows
 from fullframe.cfi.frames import Fde
-from fullframe.cfi.labels import ClaimLabels
 from fullframe.track.bulk import BulkFollower
 from fullframe.track.classify import Classifier
 from fullframe.track.state import StateSpace
@@ -27,7 +26,6 @@ class Engine:
     def __init__(self, machine: Machine, *, narrow_pointers: bool = False) -> None:
         self.machine = machine
         self.book = ClaimBook(machine)
-        self.labels = ClaimLabels()
         self.coarse = Classifier(StateSpace(machine, narrow_pointers=narrow_pointers))
         self.precise = Classifier(
             StateSpace(machine, precise=True, narrow_pointers=narrow_pointers)
@@ -52,5 +50,7 @@ class Engine:
 
     def trim(self) -> None:
         """Keep memory bounded; between functions only."""
+        if self.book.trim():
+            self._rows.clear()
         self.coarse.trim()
         self.precise.trim()

@@ -109,6 +109,7 @@ class Entries:
         self._code = code
         self._engine = engine
         self._fills: dict[bytes, bool] = {}
+        self._of_functions: dict[Cie, bool] = {}
         self.called: frozenset[int] = frozenset()
 
     def is_fragment(self, fde: Fde, rows: ClaimRows, body: bytes) -> bool:
@@ -119,18 +120,36 @@ class Entries:
             rows: its claims by offset in ``body``.
             body: its code, or the beginning of it.
         """
+        return self._begins_with_fill(rows, body) or self.is_part(fde, self._engine.coarse.space)
+
+    def is_plain_function(self, rows: ClaimRows, body: bytes, address: int) -> bool:
+        """Return whether an FDE with these rows is a function's entry, by them alone.
+
+        Args:
+            rows: its claims by offset in ``body``, all of them.
+            body: its code.
+            address: of the code.
+        """
+        engine = self._engine
+        return not self._begins_with_fill(rows, body) and holds_at_entry(
+            engine.book, engine.coarse.space, rows[0][1], address
+        )
+
+    def _begins_with_fill(self, rows: ClaimRows, body: bytes) -> bool:
         # GCC's cold part that consists of landing pads. One at the very begin of an LSDA's range
         # would have offset 0, which means none; so there is a nop before it. Hand-written code
         # begins an FDE before the alignment, with the row of the alignment's own.
-        if len(rows) > 1 and self._is_fill(body[: rows[1][0]]):
-            return True
-        return self.is_part(fde, self._engine.coarse.space)
+        return len(rows) > 1 and self._is_fill(body[: rows[1][0]])
 
     def is_called_by(self, cie: Cie) -> bool:
         """Return whether a CIE's initial row is that of a called function."""
-        engine, row = self._engine, cie.initial_row
-        claim = engine.book.claim(row.cfa, row.registers)
-        return holds_at_entry(engine.book, engine.coarse.space, claim, 0)
+        known = self._of_functions.get(cie)
+        if known is None:
+            engine, row = self._engine, cie.initial_row
+            claim = engine.book.claim(row.cfa, row.registers)
+            known = holds_at_entry(engine.book, engine.coarse.space, claim, 0)
+            self._of_functions[cie] = known
+        return known
 
     def is_part(self, fde: Fde, space: StateSpace) -> bool:
         """Return whether an FDE's first row is not that of a called function."""

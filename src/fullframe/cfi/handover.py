@@ -86,7 +86,9 @@ class Handover:
         A part of a function belongs to one function. What goes astray counts only where nothing
         else arrives.
         """
-        by_source = self._arrivals.get(fde.begin, {})
+        by_source = self._arrivals.get(fde.begin)
+        if not by_source:
+            return []
         arriving = [arrival for arrivals in by_source.values() for arrival in arrivals]
         return [arrival for arrival in arriving if not arrival.astray] or arriving
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fullframe.cfi.claims import Answer, Claim, Verdict
@@ -49,7 +50,7 @@ class FunctionResult:
             follows from a premise contradicts the claim at a place that was already followed.
         exits: (address outside the function, where the jump is) to the state on arrival.
         coarse: proved in the coarse space; there are no runs then, all is proved.
-        changes: then, if there are exits, the states by address.
+        changes: then, if there are exits, gives the states by address.
         trampoline: the signal trampoline that the function is, or None.
     """
 
@@ -61,7 +62,7 @@ class FunctionResult:
     contradictions: list[tuple[int, int, Verdict]] = field(default_factory=list)
     exits: dict[tuple[int, int], State] = field(default_factory=dict)
     coarse: bool = False
-    changes: Changes | None = None
+    changes: Callable[[], Changes] | None = None
     trampoline: Trampoline | None = None
 
     @property

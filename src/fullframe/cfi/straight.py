@@ -20,7 +20,7 @@ from fullframe.track.jump_tables import TableReader
 from fullframe.track.listing import Listing
 from fullframe.track.state import State
 from fullframe.track.straight import Changes, StraightFlow
-from fullframe.track.streams import Stream
+from fullframe.track.streams import Extent, Stream
 
 #: Instructions before an indirect jump that usually tell its table.
 _WINDOW = 23
@@ -79,7 +79,8 @@ class StraightProver:
         result.coarse = True
         if flow.exits:
             result.exits = {(target, source): state for target, source, state in flow.exits}
-            result.changes = flow.changes
+            changes = flow.changes
+            result.changes = lambda: changes
         return result
 
     def _all_proved(self, flow: StraightFlow, rows: ClaimRows, begin: int, end: int) -> bool:
@@ -140,7 +141,7 @@ class StraightContext:
         "row_offsets",
     )  # fmt: skip
 
-    def __init__(self, facts: ImageFacts, fde: Fde, stream: Stream, rows: ClaimRows) -> None:
+    def __init__(self, facts: ImageFacts, fde: Fde, stream: Extent, rows: ClaimRows) -> None:
         self._facts = facts
         self._fde = fde
         self._body = stream.code
@@ -175,7 +176,7 @@ class StraightContext:
             claim = row
         return claim
 
-    def jump_targets_at(self, address: int, state: State, stream: Stream) -> list[int] | None:
+    def jump_targets_at(self, address: int, state: State, stream: Extent) -> list[int] | None:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
         like_entry = is_like_entry(self._machine.callee_saved, state)
         if not like_entry or self.may_be_table(address, stream):
@@ -185,14 +186,14 @@ class StraightContext:
         # From a frame that looks as at entry it is a tail call.
         return [] if like_entry and not self._facts.code.in_lazy_plt(self._fde) else None
 
-    def table_at(self, address: int, stream: Stream) -> list[int] | None:
+    def table_at(self, address: int, stream: Extent) -> list[int] | None:
         """Return where the indirect jump at an address leads by a table; None without one."""
         targets = self._near_table(address, stream)
         if targets is None:
             targets = self._all_tables(stream).get(address - self.begin)
         return [target for target in targets if target != stream.end] if targets else None
 
-    def _near_table(self, address: int, stream: Stream) -> list[int] | None:
+    def _near_table(self, address: int, stream: Extent) -> list[int] | None:
         """Find the table in the few instructions before the jump, as most can be."""
         window = stream.start_before(address, _WINDOW)
         following = address - self.begin + 15
@@ -200,20 +201,21 @@ class StraightContext:
         length = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode().len
         return self._table_reader(stream).find_last(code[: address - window + length], window)
 
-    def _all_tables(self, stream: Stream) -> dict[int, list[int]]:
+    def _all_tables(self, stream: Extent) -> dict[int, list[int]]:
         """Find the tables of the whole function: the addresses of some are loaded early."""
         if self._tables is None:
             self._tables = self._table_reader(stream).find(self._body, self.begin)
         return self._tables
 
-    def _table_reader(self, stream: Stream) -> TableReader:
+    def _table_reader(self, stream: Extent) -> TableReader:
         return TableReader(
             self._machine,
-            self._facts.code.read_word,
+            self._facts.code.read_words,
             self._facts.code.got,
             lambda address: self._is_target(address, stream),
             self._facts.callees.clobbered,
             self._facts.code.references.following,
+            self._facts.readings,
         )
 
     def guess(self, address: int, changes: Changes) -> State | None:
@@ -228,7 +230,7 @@ class StraightContext:
                     return state
         return None
 
-    def may_be_table(self, address: int, stream: Stream) -> bool:
+    def may_be_table(self, address: int, stream: Extent) -> bool:
         """Return whether a jump from a frame as at entry looks like a switch, not a tail call."""
         jump = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode()
         if jump.op0_kind == OpKind.MEMORY:
@@ -240,7 +242,7 @@ class StraightContext:
         mnemonic = Decoder(self._machine.bits, before).decode().mnemonic
         return mnemonic in (Mnemonic.ADD, Mnemonic.LEA, Mnemonic.MOVSXD)
 
-    def _is_target(self, address: int, stream: Stream) -> bool:
+    def _is_target(self, address: int, stream: Extent) -> bool:
         if address == stream.end:
             return True
         if stream.begin <= address < stream.end:

@@ -19,7 +19,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -73,18 +73,17 @@ class BulkClient(Protocol):
     def call_clobbers(self, target: int) -> tuple[int, ...]:
         """Return callee-saved registers that the callee changes all the same."""
 
-    def table_targets(self, number: int, address: int, label_is_first: bool) -> list[int] | None:
-        """Return where the indirect jump at an address leads by a table; None without one.
+    def table_targets(
+        self, number: int, address: int, label: int, first_label: int
+    ) -> list[int] | None:
+        """Return where an indirect jump leads by a table; None without one that can be seen.
 
         Args:
             number: of the range.
             address: of the jump.
-            label_is_first: the label there is that of the function's begin; most such jumps are
-                tail calls.
+            label: in force there.
+            first_label: at the function's begin; where that is in force, most are tail calls.
         """
-
-    def is_tail_jump(self, number: int, address: int, state: State) -> bool:
-        """Return whether an indirect jump without a table leaves the function as a call would."""
 
     def holds(self, state: State, label: int) -> bool:
         """Return whether what a label stands for is proved in a state."""
@@ -227,6 +226,8 @@ class BulkFollower:
         self._kept: dict[int, bool] = {}
         self._implied: dict[int, bool] = {}
         self.effects: dict[int, Effect] = {}
+        #: By an effect's number, whether it moves the frame.
+        self.moves_frame = np.zeros(1, bool)
 
     def follow(
         self, batch: Batch, labels: Labels, client: BulkClient, eligible: _Array
@@ -262,9 +263,13 @@ class BulkFollower:
         return self.number(self.space.settle(self.states[number]))
 
     def learn(self, batch: Batch) -> None:
-        """Remember the effects of a batch by number."""
-        for number, first in zip(*np.unique(batch.effect_numbers, return_index=True), strict=True):
-            self.effects[int(number)] = batch.effects[first]
+        """Take up the effects of a batch."""
+        self.effects = batch.effects
+        highest = max(batch.effects, default=0)
+        if highest >= len(self.moves_frame):
+            self.moves_frame = np.zeros(highest + 1, bool)
+            moving = [number for number, effect in batch.effects.items() if effect.moves_frame]
+            self.moves_frame[moving] = True
 
     def token(self, effect: Effect | None) -> int:
         """Return what settles a state and then has an effect."""
@@ -378,9 +383,8 @@ class _Work:
         batch = self.batch
         odd = (batch.kinds == CALL_INSIDE) | (batch.kinds == INVALID)
         self._fail(batch.owners[odd])
-        rows = np.searchsorted(batch.starts, self.labels.places)
-        known = rows < batch.count
-        known[known] = batch.starts[rows[known]] == self.labels.places[known]
+        rows = batch.index_at[self.labels.places]
+        known = rows >= 0
         if not known.all():
             owners = np.searchsorted(batch.offsets, self.labels.places[~known], "right") - 1
             self._fail(owners)
@@ -395,7 +399,7 @@ class _Work:
         tokens[control] = _SETTLES | _NO_EFFECT
         self._add_calls(tokens)
         leaders = np.zeros(batch.count + 1, bool)
-        leaders[np.searchsorted(batch.starts, batch.jump_places)] = True
+        leaders[batch.index_at[batch.jump_places]] = True
         self._add_flows(tokens, ends_flow, leaders)
         leaders = leaders[:-1]
         chosen = (batch.kinds != NOTHING) | leaders
@@ -473,8 +477,8 @@ class _Work:
         batch, places = self.batch, self.labels.places
         row = np.searchsorted(places, batch.starts[index], "right") - 1
         first = np.searchsorted(places, batch.offsets[number])
-        is_first = bool(self.labels.labels[row] == self.labels.labels[first])
-        targets = self.client.table_targets(number, instruction.ip, is_first)
+        label, first_label = int(self.labels.labels[row]), int(self.labels.labels[first])
+        targets = self.client.table_targets(number, instruction.ip, label, first_label)
         if targets is None:
             return
         self.tables[index] = targets
@@ -482,10 +486,10 @@ class _Work:
         for target in targets:
             if begin <= target < begin + len(code):
                 place = target - begin + int(batch.offsets[number])
-                if batch.is_start[place]:
-                    leaders[np.searchsorted(batch.starts, place)] = True
-                else:
+                if batch.index_at[place] < 0:
                     self.good[number] = False
+                else:
+                    leaders[batch.index_at[place]] = True
 
     def _end_where_calls_do_not_return(self, events: _Events) -> None:
         """Find calls that do not return: a row of another kind, or nothing, is behind them.
@@ -552,7 +556,7 @@ class _Work:
         event_of = np.full(batch.count + 1, -1, np.int64)
         event_of[events.indices] = np.arange(len(events.indices))
         sources = event_of[batch.jumps]
-        targets = event_of[np.searchsorted(batch.starts, batch.jump_places)]
+        targets = event_of[batch.index_at[batch.jump_places]]
         more = [
             (event_of[index], event_of[self._index_of(index, target)])
             for index, known in self.tables.items()
@@ -576,16 +580,22 @@ class _Work:
         after_dead[1:] = events.dead[:-1] | events.ends_flow[:-1]
         changed = np.zeros(total, bool)
         changed[1:] = events.labels[1:] != events.labels[:-1]
-        moving = [one.number for one in self.follower.effects.values() if one.moves_frame]
-        moves = (events.kinds == EFFECT) & np.isin(events.tokens, moving) & ~events.dead
+        moves = (events.kinds == EFFECT) & ~events.dead
+        moves[moves] = self.follower.moves_frame[events.tokens[moves]]
         arrives = events.leaders & ~events.dead & (after_dead | changed)
         cuts = np.flatnonzero(first | moves | arrives)
+        # Where control arrives and nothing moved since the last time, the guess is the same.
+        same = (arrives & ~moves & ~first)[cuts[1:]] & ~moves[cuts[:-1]]
+        same &= events.labels[cuts[1:]] == events.labels[cuts[:-1]]
+        cuts = cuts[np.append(True, ~same)] if total else cuts
         settles = np.append(np.flatnonzero(events.tokens & _SETTLES), total)
         leads = np.append(np.flatnonzero(events.leaders | first), total)
         stops = np.minimum(
             settles[np.searchsorted(settles, cuts)] + 1,
             leads[np.searchsorted(leads, cuts, "right")],
         )
+        behind = np.minimum(stops, total - 1)
+        goes_on = (~events.ends_flow & ~events.is_last)[stops - 1]
         source_of = np.full(total, -1, np.int64)
         source_of[edges[1][::-1]] = edges[0][::-1]
         arrives &= ~first
@@ -597,6 +607,10 @@ class _Work:
             moves[cuts].tolist(),
             after_dead[cuts].tolist(),
             source_of[cuts].tolist(),
+            events.labels[cuts].tolist(),
+            events.labels[behind].tolist(),
+            events.leaders[behind].tolist(),
+            goes_on.tolist(),
             strict=True,
         )
         pre = array("i")
@@ -610,7 +624,7 @@ class _Work:
     def _walk(
         self,
         events: _Events,
-        walk: Iterable[tuple[int, int, bool, bool, bool, bool, int]],
+        walk: Iterable[tuple[int, int, bool, bool, bool, bool, int, int, int, bool, bool]],
         pre: array[int],
         found: _Round,
     ) -> None:
@@ -620,15 +634,13 @@ class _Work:
             events: all of them.
             walk: (event, where a span from there would end, whether it is the first of a range,
                 whether control arrives there, whether a span begins there, whether nothing
-                arrives from above, a jump that leads there or -1) of some events.
+                arrives from above, a jump that leads there or -1, the label there; behind the
+                span: the label, whether control arrives there, whether it does from above) of
+                some events.
             pre: is filled.
             found: is filled, but for ``pre``.
         """
         follower = self.follower
-        labels, leaders, owners = (
-            events.labels.tolist(), events.leaders.tolist(), events.owners.tolist()
-        )  # fmt: skip
-        goes_on = (~events.ends_flow & ~events.is_last).tolist()
         tokens = events.tokens.tobytes()
         entry = follower.number(follower.space.function_entry())
         settled, span, memory = follower.settled, follower.span, follower.spans
@@ -638,17 +650,18 @@ class _Work:
         weakened = self.weakened
         state, position = _LOST, 0
         known: dict[int, int] = {}
-        for cut, stop, first, arrives, moves, fresh, source in walk:
+        for (
+            cut, stop, first, arrives, moves, fresh, source, label, label_behind, led, goes_on
+        ) in walk:  # fmt: skip
             if cut < position:
                 continue
             if cut > position:
                 pre.extend(array("i", (state,)) * (cut - position))
                 position = cut
-            label = labels[cut]
             if first:
                 state, known = entry, {label: entry}
                 if weakened:
-                    owner = owners[cut]
+                    owner = int(events.owners[cut])
                     weak = {name: one for (which, name), one in weakened.items() if which == owner}
                     known.update(weak)
                     if known[label] != entry:
@@ -682,19 +695,18 @@ class _Work:
             pre.extend(following[0])
             state, position = following[1], stop
             add_span((cut, stop))
-            if not goes_on[stop - 1]:
+            if not goes_on:
                 continue
             add_end((stop - 1, state))
-            label = labels[stop]
-            guess = known.get(label) if leaders[stop] else weak.get(label)
-            if guess is None and leaders[stop]:
+            guess = known.get(label_behind) if led else weak.get(label_behind)
+            if guess is None and led:
                 guess = settled(state)
             if guess is not None and guess != state:
                 add_fall((state, guess, stop))
                 state = guess
-            known[label] = state
-            add_zone((stop, label))
-        pre.extend(array("i", (state,)) * (len(labels) - position))
+            known[label_behind] = state
+            add_zone((stop, label_behind))
+        pre.extend(array("i", (state,)) * (len(events.indices) - position))
 
     def _posts(self, events: _Events, guessed: _Round) -> _Array:
         """Return the number of the state after each event, where control goes on there."""
@@ -797,7 +809,7 @@ class _Work:
     def _index_of(self, index: int, target: int) -> int:
         number = int(self.batch.owners[index])
         place = target - self.batch.ranges[number][0] + int(self.batch.offsets[number])
-        return int(np.searchsorted(self.batch.starts, place))
+        return int(self.batch.index_at[place])
 
     def _confirm_reached(self, events: _Events, sources: _Array, targets: _Array) -> None:
         """Control must come from the function's begin, not from what only leads to itself."""
@@ -806,7 +818,9 @@ class _Work:
         begins = np.flatnonzero((events.leaders | first) & ~events.dead)
         if not len(begins):
             return
-        block_of = np.searchsorted(begins, np.arange(total), "right") - 1
+        block_of = np.zeros(total, np.int64)
+        block_of[begins] = 1
+        block_of = np.cumsum(block_of) - 1
         falls_in = ~first[begins]
         above = begins - 1
         falls_in &= ~events.dead[above] & ~events.ends_flow[above]
@@ -863,38 +877,30 @@ class _Work:
             source = batch.ranges[number][0] + int(events.starts[event] - batch.offsets[number])
             found = flow._exits.setdefault(number, [])
             found.append((int(batch.targets[index]), source, states[int(pre[event])]))
+        if not self.tables:
+            return
         flows = np.flatnonzero((events.kinds == OTHER_FLOW) & ~events.dead & (pre >= 0))
         for event in flows.tolist():
             index, number = int(events.indices[event]), int(events.owners[event])
-            instruction = batch.flows[index]
-            if instruction.flow_control != FlowControl.INDIRECT_BRANCH or not self.good[number]:
-                continue
-            state = states[int(pre[event])]
-            targets = self.tables.get(index)
-            if targets is None:
-                if not self.client.is_tail_jump(number, instruction.ip, state):
-                    self.good[number] = False
-                continue
-            found = flow._exits.setdefault(number, [])
-            found += [
-                (target, instruction.ip, state)
-                for target in targets
-                if not self._is_inside(index, target)
-            ]
+            targets = self.tables.get(index, ())
+            outside = [target for target in targets if not self._is_inside(index, target)]
+            if outside:
+                source, state = batch.flows[index].ip, states[int(pre[event])]
+                found = flow._exits.setdefault(number, [])
+                found += [(target, source, state) for target in outside]
 
 
-def labels_of(parts: Sequence[tuple[int, _Array, _Array]]) -> Labels:
+def labels_of(parts: Sequence[tuple[int, list[int], list[int]]]) -> Labels:
     """Put the labels of ranges together.
 
     Args:
         parts: (place of the range, offsets in it where labels begin, the labels), in order.
     """
-    if not parts:
-        return Labels(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    bases = np.array([place for place, _, _ in parts], np.int64)
     sizes = [len(offsets) for _, offsets, _ in parts]
-    bases = np.repeat(np.array([place for place, _, _ in parts], np.int64), sizes)
-    places = np.concatenate([offsets for _, offsets, _ in parts]) + bases
-    return Labels(places, np.concatenate([labels for _, _, labels in parts]))
+    places = np.fromiter(chain.from_iterable(offsets for _, offsets, _ in parts), np.int64)
+    labels = np.fromiter(chain.from_iterable(labels for _, _, labels in parts), np.int64)
+    return Labels(places + np.repeat(bases, sizes), labels)
 
 
 __all__ = ["BulkClient", "BulkFlow", "BulkFollower", "Labels", "labels_of"]

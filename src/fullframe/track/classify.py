@@ -21,7 +21,6 @@ from iced_x86 import (
     InstructionInfoFactory,
     Mnemonic,
     OpAccess,
-    OpCodeOperandKind,
     OpKind,
     Register,
     RegisterExt,
@@ -31,7 +30,7 @@ from fullframe.track import effects as fx
 from fullframe.track import stack_effects as stack
 from fullframe.track.effects import Apply, Effect, Memory
 from fullframe.track.handlers import HANDLERS
-from fullframe.track.operands import HARDWARE, IMMEDIATES, SIZE_BYTES, VECTOR
+from fullframe.track.operands import HARDWARE, IMMEDIATES, SIZE_BYTES, VECTOR, VECTORS_ONLY
 from fullframe.track.state import StateSpace
 from fullframe.track.values import UNKNOWN
 from fullframe.x86.registers import AX, BP, BX, CX, DI, DX, R11, SI, SP
@@ -88,6 +87,7 @@ class Classifier:
         relevance: per ``Instruction.code``, what it needs (``UNSEEN`` until it is met).
         tracked_register: per iced register, whether a write to it matters.
         tracked_base: per iced register, whether a store through it matters.
+        effects: those made so far, by number.
         by_encoding: encodings already looked at, to their effect; ``NO_EFFECT`` where there is
             none.
     """
@@ -110,6 +110,7 @@ class Classifier:
                 self.tracked_register[iced] = True
         self._factory = InstructionInfoFactory()
         self._interned: dict[object, Effect] = {}
+        self.effects: dict[int, Effect] = {}
         self.scratch = tuple(
             register
             for register in range(16 if machine.bits == 64 else 8)
@@ -133,6 +134,7 @@ class Classifier:
         if found is None:
             text = " ".join(map(str, key))
             found = self._interned[key] = Effect(text, make(), _moves_frame(key))
+            self.effects[found.number] = found
         return found
 
     def trim(self) -> None:
@@ -141,6 +143,8 @@ class Classifier:
             # States remember what followed them by effect: they go as well.
             self._interned.clear()
             self.by_encoding.clear()
+            # Whoever still has effects by number keeps what there were.
+            self.effects = {}
             self.space.forget()
         self.space.trim()
 
@@ -219,7 +223,7 @@ class Classifier:
                 return FULL_LOOK
         if level == DISMISSED and any(m.access in WRITES for m in info.used_memory()):
             return FULL_LOOK
-        if not self.space.precise and instruction.op_code().op0_kind in _VECTORS_ONLY:
+        if not self.space.precise and instruction.op_code().op0_kind in VECTORS_ONLY:
             return DISMISSED
         return level
 
@@ -388,16 +392,6 @@ _SETS_REGISTER = frozenset(
     | {"cmov"}
 )
 
-#: Kinds of operand 0 that can be nothing else than a vector register.
-_VECTORS_ONLY = frozenset(
-    {
-        OpCodeOperandKind.XMM_REG,
-        OpCodeOperandKind.XMM_VVVV,
-        OpCodeOperandKind.YMM_REG,
-        OpCodeOperandKind.ZMM_REG,
-        OpCodeOperandKind.MM_REG,
-    }
-)
 _NEEDS_FULL_LOOK = frozenset({Mnemonic.XCHG, Mnemonic.LEAVE, Mnemonic.ENTER})
 
 __all__ = ["AX", "BX", "DI", "DX", "SI", "Classifier"]

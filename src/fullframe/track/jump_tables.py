@@ -19,7 +19,7 @@ lead to instructions; a table that holds anything else is not believed.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from iced_x86 import (
@@ -33,12 +33,16 @@ from iced_x86 import (
     RegisterExt,
 )
 
-from fullframe.track.operands import HARDWARE, SIZE_BYTES
+from fullframe.track.operands import HARDWARE, SIZE_BYTES, VECTORS_ONLY
 from fullframe.x86.registers import Machine
 
 _MOST_ENTRIES: Final = 8192
 #: Frames and structures are smaller than this; read-only data is farther from the GOT.
 _NEAR_BYTES: Final = 4096
+#: Entries read together.
+_ENTRIES_TOGETHER: Final = 64
+#: Functions of which is remembered what reading them told.
+_MOST_READINGS: Final = 64
 #: Entries of all tables of one function.
 _MOST_ENTRIES_TOGETHER: Final = 1 << 17
 #: No table is at a lower address: the file's headers are there, or nothing is.
@@ -84,7 +88,10 @@ class Bound(NamedTuple):
     exact: bool = True
 
 
-ReadWord = Callable[[int, int], int | None]
+#: (address, size of a number in bytes, how many at most) to the unsigned numbers there.
+ReadWords = Callable[[int, int, int], Sequence[int]]
+#: (address, code) of a function to what reading it told.
+Readings = dict[tuple[int, bytes], tuple[dict[int, tuple[Known, Bound | None]], "_Reading"]]
 
 
 class TableReader:
@@ -92,23 +99,25 @@ class TableReader:
 
     Args:
         machine: for word size.
-        read: (address, size in bytes) to the unsigned number there with relocations applied,
-            or None.
+        read: (address, size in bytes, how many at most) to the unsigned numbers from there on,
+            with relocations applied; as many as there are.
         got_address: what ``%ebx`` holds in i386 position-independent code, or None.
         is_target: whether an address can be the target of a jump of this function.
         thunk: the registers into which the callee at an address loads its return address.
         following: the next place behind an address that code refers to, if that is known: a
             table of distances whose length nothing tells ends there.
+        readings: what was read of functions before, shared between the readers of one image.
     """
 
     def __init__(
         self,
         machine: Machine,
-        read: ReadWord,
+        read: ReadWords,
         got_address: int | None,
         is_target: Callable[[int], bool],
         thunk: Callable[[int], tuple[int, ...]] = lambda target: (),
         following: Callable[[int], int | None] = lambda address: None,
+        readings: Readings | None = None,
     ) -> None:
         self._following = following
         self._machine = machine
@@ -117,6 +126,7 @@ class TableReader:
         self._is_target = is_target
         self._thunk = thunk
         self._taken: dict[tuple[int, int, int | None, int], tuple[list[int], int]] = {}
+        self._readings = {} if readings is None else readings
 
     def find(self, code: bytes, begin: int) -> dict[int, list[int]]:
         """Return, for each indirect jump that was understood, its targets.
@@ -171,9 +181,8 @@ class TableReader:
                 continue
             size, limit, place = known.entry_bytes, end, known.base
             most = _MOST_ENTRIES if bound is None else bound.entries
-            while place + size <= limit and (place - known.base) // size < most:
-                value = self._entry(known, place)
-                if value is None or not begin <= value < end:
+            for value in self._values(known, min(most, (end - place) // size)):
+                if place + size > limit or not begin <= value < end:
                     break
                 if value > known.base:
                     limit = min(limit, value)
@@ -186,6 +195,9 @@ class TableReader:
         self, code: bytes, begin: int
     ) -> tuple[dict[int, tuple[Known, Bound | None]], _Reading]:
         """Read code once: (table and bound by offset of the indirect jump, what was learnt)."""
+        known_reading = self._readings.get((begin, code))
+        if known_reading is not None:
+            return known_reading
         reader = self._reading()
         jumps: dict[int, tuple[Known, Bound | None]] = {}
         for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
@@ -194,6 +206,9 @@ class TableReader:
                 if known is not None:
                     jumps[instruction.ip - begin] = (known, reader.bound())
             reader.see(instruction)
+        if len(self._readings) >= _MOST_READINGS:
+            self._readings.clear()
+        self._readings[begin, code] = (jumps, reader)
         return jumps, reader
 
     def find_last(self, code: bytes, begin: int) -> list[int] | None:
@@ -260,24 +275,62 @@ class TableReader:
     def _take_anew(self, table: Known, count: int) -> list[int]:
         targets: list[int] = []
         believed: set[int] = set()
-        size = table.entry_bytes
-        for place in range(table.base, table.base + count * size, size):
-            value = self._entry(table, place)
+        for value in self._values(table, count):
             if value not in believed:
-                if value is None or not self._is_target(value):
+                if not self._is_target(value):
                     break
                 believed.add(value)
             targets.append(value)
         return targets
 
-    def _entry(self, table: Known, place: int) -> int | None:
-        """Return where a table's entry at an address leads, or None where there is none."""
-        value = self._read(place, table.entry_bytes)
-        if value is None or table.added is None:
-            return value
-        if table.entry_bytes == 4 and value >> 31:
-            value -= 1 << 32
-        return (value + table.added) & ((1 << self._machine.bits) - 1)
+    def _values(self, table: Known, count: int) -> Iterator[int]:
+        """Yield where a table's first entries lead, as far as there are any."""
+        mask, base, added = (1 << self._machine.bits) - 1, table.base, table.added
+        size = table.entry_bytes
+        sign = 1 << 31 if size == 4 else 0
+        for first in range(0, count, _ENTRIES_TOGETHER):
+            most = min(count - first, _ENTRIES_TOGETHER)
+            values = self._read(base + first * size, size, most)
+            if added is None:
+                yield from values
+            else:
+                for value in values:
+                    yield ((value ^ sign) - sign + added) & mask
+            if len(values) < most:
+                return
+
+
+#: What an instruction is to the reading of code, by its code: nothing; a transfer of control; a
+#: comparison; what may limit an index; a pop; what may set a register to an address; what sets one
+#: to anything else.
+_DULL, _FLOW, _COMPARES, _LIMITS, _POPS, _MOVES, _SETS = range(7)
+_SORTS: Final[dict[int, int]] = {}
+_SORT_OF: Final = {
+    Mnemonic.CMP: _COMPARES,
+    Mnemonic.SUB: _LIMITS,
+    Mnemonic.AND: _LIMITS,
+    Mnemonic.POP: _POPS,
+    Mnemonic.LEA: _MOVES,
+    Mnemonic.MOV: _MOVES,
+    Mnemonic.MOVSXD: _MOVES,
+    Mnemonic.ADD: _MOVES,
+    Mnemonic.TEST: _DULL,
+    Mnemonic.BT: _DULL,
+    Mnemonic.PUSH: _DULL,
+}
+
+
+def _sort(i: Instruction) -> int:
+    """Return what an instruction is to the reading of code; the same for all of its code."""
+    if i.flow_control != FlowControl.NEXT:
+        return _FLOW
+    if i.op_count == 0 or (
+        i.op0_kind == OpKind.REGISTER
+        and i.op0_register not in HARDWARE
+        and i.op_code().op0_kind in VECTORS_ONLY
+    ):
+        return _DULL
+    return _SORT_OF.get(i.mnemonic, _SETS)
 
 
 class _Reading:
@@ -319,55 +372,36 @@ class _Reading:
     def see(self, i: Instruction) -> None:
         """Follow one instruction."""
         self._since_bound += 1
-        mnemonic = i.mnemonic
-        flow = i.flow_control
-        if flow != FlowControl.NEXT:
-            if flow in (FlowControl.CALL, FlowControl.INDIRECT_CALL):
-                for register in list(self.registers):
-                    if register not in self.machine.callee_saved:
-                        del self.registers[register]
-                if flow == FlowControl.CALL:
-                    self._read_program_counter(i)
-            elif flow == FlowControl.CONDITIONAL_BRANCH and self._compared is not None:
-                # Whether something equals a number bounds nothing.
-                more = _COUNTED_BEYOND.get(i.mnemonic)
-                if more is not None:
-                    self._bound, self._since_bound = Bound(self._compared + more), 0
-            elif flow == FlowControl.INDIRECT_BRANCH:
-                # The next case: the bases are still there, this table's entry is not.
-                for register, known in list(self.registers.items()):
-                    if known.entry_bytes:
-                        del self.registers[register]
-            elif flow in (FlowControl.RETURN, FlowControl.UNCONDITIONAL_BRANCH):
-                # What follows is reached from elsewhere: bases loaded once are still there.
-                self.registers = dict(self.by_register)
+        sort = _SORTS.get(i.code)
+        if sort is None:
+            sort = _SORTS[i.code] = _sort(i)
+        if sort == _DULL:
             return
-        if mnemonic == Mnemonic.CMP:
+        if sort == _FLOW:
+            self._see_flow(i)
+            return
+        if sort == _COMPARES:
             kind = i.op1_kind
             number = i.immediate(1) if kind not in (OpKind.REGISTER, OpKind.MEMORY) else None
             self._compared = number if number is not None and number < _MOST_ENTRIES else None
             return
-        if mnemonic == Mnemonic.SUB and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
-            number = i.immediate(1)  # Clang without optimisation compares by subtracting
-            self._compared = number if number < _MOST_ENTRIES else None
-        if mnemonic == Mnemonic.AND and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
+        if sort == _LIMITS and i.op1_kind not in (OpKind.REGISTER, OpKind.MEMORY):
             number = i.immediate(1)
-            if 0 < number < 256 and number & (number + 1) == 0:
+            if i.mnemonic == Mnemonic.SUB:  # Clang without optimisation compares by subtracting
+                self._compared = number if number < _MOST_ENTRIES else None
+            elif 0 < number < 256 and number & (number + 1) == 0:
                 self._bound, self._since_bound = Bound(number + 1, exact=False), 0
-        if i.op_count == 0:
-            return
         if i.op0_kind == OpKind.MEMORY:
             self._store(i)
             return
-        if i.op0_kind != OpKind.REGISTER or i.op0_register not in HARDWARE:
+        target = HARDWARE.get(i.op0_register)
+        if target is None or i.op0_kind != OpKind.REGISTER:
             return
-        if mnemonic == Mnemonic.POP and self._called_next == i.ip:
-            self.registers[HARDWARE[i.op0_register]] = Known(i.ip)  # call 1f; 1: pop %reg
-            return
-        if mnemonic in (Mnemonic.TEST, Mnemonic.PUSH, Mnemonic.POP, Mnemonic.BT):
+        if sort == _POPS:
+            if self._called_next == i.ip:
+                self.registers[target] = Known(i.ip)  # call 1f; 1: pop %reg
             return  # a pop belongs to an epilogue, and code after it is reached from elsewhere
-        target = HARDWARE[i.op0_register]
-        value = self._value(i, target)
+        value = self._value(i, target) if sort == _MOVES else None
         if value is None:
             self.registers.pop(target, None)
         else:
@@ -375,6 +409,28 @@ class _Reading:
             if not value.entry_bytes:
                 self.by_register[target] = value
                 self.loaded.setdefault(target, {})[value.base] = None
+
+    def _see_flow(self, i: Instruction) -> None:
+        flow = i.flow_control
+        if flow in (FlowControl.CALL, FlowControl.INDIRECT_CALL):
+            for register in list(self.registers):
+                if register not in self.machine.callee_saved:
+                    del self.registers[register]
+            if flow == FlowControl.CALL:
+                self._read_program_counter(i)
+        elif flow == FlowControl.CONDITIONAL_BRANCH and self._compared is not None:
+            # Whether something equals a number bounds nothing.
+            more = _COUNTED_BEYOND.get(i.mnemonic)
+            if more is not None:
+                self._bound, self._since_bound = Bound(self._compared + more), 0
+        elif flow == FlowControl.INDIRECT_BRANCH:
+            # The next case: the bases are still there, this table's entry is not.
+            for register, known in list(self.registers.items()):
+                if known.entry_bytes:
+                    del self.registers[register]
+        elif flow in (FlowControl.RETURN, FlowControl.UNCONDITIONAL_BRANCH):
+            # What follows is reached from elsewhere: bases loaded once are still there.
+            self.registers = dict(self.by_register)
 
     def _read_program_counter(self, i: Instruction) -> None:
         """Learn the register that a call of a program-counter thunk loads (i386)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from iced_x86 import OpKind, Register, RegisterExt
+from iced_x86 import OpCodeOperandKind, OpKind, Register, RegisterExt
 
 #: General registers, of any width, to their hardware numbers.
 HARDWARE: Final[dict[int, int]] = {}
@@ -30,5 +30,16 @@ IMMEDIATES: Final = frozenset(
         OpKind.IMMEDIATE8TO32,
         OpKind.IMMEDIATE8TO64,
         OpKind.IMMEDIATE32TO64,
+    }
+)
+
+#: Kinds of operand 0 that can be nothing else than a vector register.
+VECTORS_ONLY: Final = frozenset(
+    {
+        OpCodeOperandKind.XMM_REG,
+        OpCodeOperandKind.XMM_VVVV,
+        OpCodeOperandKind.YMM_REG,
+        OpCodeOperandKind.ZMM_REG,
+        OpCodeOperandKind.MM_REG,
     }
 )

@@ -11,7 +11,6 @@ are done for thousands of instructions at a time, in C and in numpy. What comes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from operator import attrgetter, itemgetter
@@ -73,33 +72,28 @@ _NUMBER_OF = attrgetter("number")
 _Array = np.ndarray[Any, Any]
 
 
-@dataclass(slots=True)
-class Stream:
-    """What matters of one range.
+class Extent:
+    """Where one range is, and where its instructions start.
+
+    Args:
+        begin: address of the first byte.
+        code: the bytes.
+        starts: offset of each instruction, ascending.
 
     Attributes:
         begin: address of the first byte.
         end: address after the last.
         code: the bytes.
-        count: instructions, those that do not matter included.
-        kinds: of each event, ``LEADER`` added where control arrives from elsewhere.
-        addresses: of each event's instruction, ascending.
-        lengths: of each event's instruction, in bytes.
-        payloads: of each event.
-        strays: a jump within the range leads to no instruction's start.
     """
 
-    begin: int
-    end: int
-    code: bytes
-    count: int
-    kinds: list[int]
-    addresses: list[int]
-    lengths: list[int]
-    payloads: list[Any]
-    strays: bool
-    _starts: _Array
-    _offsets: frozenset[int] | None = None
+    __slots__ = ("_offsets", "_starts", "begin", "code", "end")
+
+    def __init__(self, begin: int, code: bytes, starts: _Array) -> None:
+        self.begin = begin
+        self.end = begin + len(code)
+        self.code = code
+        self._starts = starts
+        self._offsets: frozenset[int] | None = None
 
     def are_starts(self, addresses: Iterable[int]) -> bool:
         """Return whether instructions start at all of some addresses."""
@@ -118,6 +112,35 @@ class Stream:
         """
         position = int(np.searchsorted(self._starts, address - self.begin))
         return self.begin + int(self._starts[max(0, position - instructions)])
+
+
+class Stream(Extent):
+    """What matters of one range.
+
+    Args:
+        begin: address of the first byte.
+        code: the bytes.
+        starts: offset of each instruction, ascending.
+
+    Attributes:
+        count: instructions, those that do not matter included.
+        kinds: of each event, ``LEADER`` added where control arrives from elsewhere.
+        addresses: of each event's instruction, ascending.
+        lengths: of each event's instruction, in bytes.
+        payloads: of each event.
+        strays: a jump within the range leads to no instruction's start.
+    """
+
+    __slots__ = ("addresses", "count", "kinds", "lengths", "payloads", "strays")
+
+    def __init__(self, begin: int, code: bytes, starts: _Array) -> None:
+        super().__init__(begin, code, starts)
+        self.count = len(starts)
+        self.kinds: list[int] = []
+        self.addresses: list[int] = []
+        self.lengths: list[int] = []
+        self.payloads: list[Any] = []
+        self.strays = False
 
 
 class StreamReader:
@@ -142,7 +165,7 @@ class StreamReader:
         """
         decoders = (Decoder(self._bits, code, DecoderOptions.NONE, begin) for begin, code in ranges)
         every = chain.from_iterable(decoders)
-        batch = Batch(ranges)
+        batch = Batch(ranges, self._classifier.effects)
         while chunk := list(islice(every, _CHUNK)):
             self._look(chunk, batch)
         batch.sort_jumps()
@@ -209,7 +232,6 @@ class StreamReader:
         some = numbers != NO_EFFECT.number
         found = indices[some]
         kinds[found] = EFFECT
-        batch.effects += [effect for effect in effects if effect and effect is not NO_EFFECT]
         batch.add_effects(found, numbers[some])
 
 
@@ -233,9 +255,11 @@ class Batch:
 
     Args:
         ranges: (address, code) of each.
+        effects: by number.
 
     Attributes:
         ranges: those.
+        effects: those.
         blob: their codes, end to end.
         kinds: what each instruction is: ``NOTHING``, ``EFFECT``, ...
         lengths: in bytes.
@@ -250,18 +274,18 @@ class Batch:
         strays: of each range, whether a jump within it leads to no instruction's start.
         jumps: indices of the jumps within their range, calls left out.
         jump_places: the place that each of them leads to.
-        effects: of the instructions that have one, in their order.
-        effect_indices: the indices of those instructions.
+        effect_indices: of the instructions that have an effect, ascending.
         effect_numbers: the effects' numbers.
+        index_at: place to index of the instruction that starts there; -1 where none does.
         flows: index to instruction, of rarer transfers of control.
     """
 
-    def __init__(self, ranges: Sequence[tuple[int, bytes]]) -> None:
+    def __init__(self, ranges: Sequence[tuple[int, bytes]], effects: dict[int, Effect]) -> None:
         self.ranges = ranges
+        self.effects = effects
         self.blob = b"".join([code for _, code in ranges])
         self.count = 0
         self.size = 0
-        self.effects: list[Effect] = []
         self.flows: dict[int, Instruction] = {}
         self._parts: list[tuple[_Array, ...]] = []
         self._effect_parts: list[tuple[_Array, _Array]] = []
@@ -295,8 +319,8 @@ class Batch:
         self.first = np.searchsorted(starts, self.offsets)
         self.counts = np.diff(self.first, append=self.count)
         self.owners = np.repeat(np.arange(len(self.ranges)), self.counts)
-        self.is_start = np.zeros(len(self.blob) + 1, bool)
-        self.is_start[starts] = True
+        self.index_at = np.full(len(self.blob) + 1, -1, np.int64)
+        self.index_at[starts] = np.arange(self.count)
         self.strays = np.zeros(len(self.ranges), bool)
         jumps = np.flatnonzero((kinds >= BRANCH) & (kinds <= CALL))
         owners = self.owners[jumps]
@@ -312,7 +336,7 @@ class Batch:
         kinds[jumps] = kind
         within = ~calls & inside
         self.jumps, self.jump_places = jumps[within], place[within]
-        self.strays[owners[within & ~self.is_start[place]]] = True
+        self.strays[owners[within & (self.index_at[place] < 0)]] = True
 
     @cached_property
     def _events(self) -> tuple[_Array, _Array, _Array]:
@@ -337,22 +361,26 @@ class Batch:
             self.effect_indices, (head, head + int(self.counts[number]))
         ).tolist()
         places = np.searchsorted(indices, self.effect_indices[low:high]).tolist()
-        for place, effect in zip(places, self.effects[low:high], strict=True):
-            payloads[place] = effect
+        numbers = self.effect_numbers[low:high].tolist()
+        for place, effect in zip(places, numbers, strict=True):
+            payloads[place] = self.effects[effect]
         for place in np.flatnonzero(self.kinds[indices] == OTHER_FLOW).tolist():
             payloads[place] = self.flows[int(indices[place])]
-        return Stream(
-            begin,
-            begin + len(code),
-            code,
-            int(self.counts[number]),
-            marked[one:other].tolist(),
-            ((self.starts[indices] - offset).astype(np.uint64) + np.uint64(begin)).tolist(),
-            self.lengths[indices].tolist(),
-            payloads,
-            bool(self.strays[number]),
-            self.starts[head : head + int(self.counts[number])] - offset,
-        )
+        stream = Stream(begin, code, self.starts[head : head + int(self.counts[number])] - offset)
+        stream.kinds = marked[one:other].tolist()
+        stream.addresses = (
+            (self.starts[indices] - offset).astype(np.uint64) + np.uint64(begin)
+        ).tolist()
+        stream.lengths = self.lengths[indices].tolist()
+        stream.payloads = payloads
+        stream.strays = bool(self.strays[number])
+        return stream
+
+    def extent(self, number: int) -> Extent:
+        """Return where one range is."""
+        begin, code = self.ranges[number]
+        head, count = int(self.first[number]), int(self.counts[number])
+        return Extent(begin, code, self.starts[head : head + count] - int(self.offsets[number]))
 
 
-__all__ = ["BATCH_BYTES", "DISMISSED", "LEADER", "Batch", "Stream", "StreamReader"]
+__all__ = ["BATCH_BYTES", "DISMISSED", "LEADER", "Batch", "Extent", "Stream", "StreamReader"]

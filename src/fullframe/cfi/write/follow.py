@@ -147,7 +147,7 @@ class _Around:
         if self._tables is None:
             reader = TableReader(
                 self._code.machine,
-                self._code.read_word,
+                self._code.read_words,
                 self._code.got,
                 lambda address: self._is_target(listing, address),
                 self._owner.callees.clobbered,
