@@ -27,7 +27,7 @@ from fullframe.track import (
 )
 from fullframe.track.effects import Effect
 from fullframe.track.straight import Changes
-from fullframe.track.streams import Stream, StreamReader
+from fullframe.track.streams import Extent, StreamReader
 from fullframe.x86.registers import BP, IP, SP, machine
 from tests.track.random_code import RandomCode, random_functions
 
@@ -68,7 +68,7 @@ class Alone:
     ) -> tuple[tuple[int, int], ...]:
         return ()
 
-    def jump_targets_at(self, address: int, state: State, stream: Stream) -> list[int] | None:
+    def jump_targets_at(self, address: int, state: State, stream: Extent) -> list[int] | None:
         return None
 
     def landing_pad_at(self, address: int) -> tuple[int, int] | None:
@@ -106,7 +106,7 @@ def coarsely(random: RandomCode) -> StraightFlow | None:
     """Follow a function in passes, in the coarse space."""
     space = StateSpace(machine(random.bits))
     classifier = Classifier(space)
-    (stream,) = StreamReader(classifier).read([(_CODE, random.code)])
+    stream = StreamReader(classifier).read([(_CODE, random.code)]).stream(0)
     follower = StraightFollower(classifier)
     return follower.follow(stream, space.function_entry(), Alone(classifier), {})
 

@@ -109,7 +109,8 @@ def test_streams_hold_what_decoding_finds(bits, chunk, ranges, high):
         begin += len(one) + 7
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "_CHUNK", chunk)
-        found = StreamReader(classifier).read(placed)
+        batch = StreamReader(classifier).read(placed)
+    found = [batch.stream(number) for number in range(len(placed))]
     assert [(stream.begin, stream.code) for stream in found] == placed
     for stream in found:
         plain = listing._decode(classifier, stream.code, stream.begin)
@@ -118,14 +119,17 @@ def test_streams_hold_what_decoding_finds(bits, chunk, ranges, high):
 
 @pytest.mark.parametrize("bits", [64, 32])
 def test_no_code(bits):
-    (stream,) = StreamReader(_CLASSIFIERS[bits]).read([(0x1000, b"")])
+    stream = StreamReader(_CLASSIFIERS[bits]).read([(0x1000, b"")]).stream(0)
     assert (stream.count, stream.kinds, stream.end) == (0, [], 0x1000)
-    assert StreamReader(_CLASSIFIERS[bits]).read([]) == []
+    nothing = StreamReader(_CLASSIFIERS[bits]).read([])
+    assert (nothing.count, nothing.size, len(nothing.kinds)) == (0, 0, 0)
 
 
 def test_the_instruction_before():
     # push %rbx; sub $24, %rsp; ret
-    (stream,) = StreamReader(_CLASSIFIERS[64]).read([(0x1000, bytes.fromhex("53 4883ec18 c3"))])
+    stream = (
+        StreamReader(_CLASSIFIERS[64]).read([(0x1000, bytes.fromhex("53 4883ec18 c3"))]).stream(0)
+    )
     assert stream.start_before(0x1005, 1) == 0x1001
     assert stream.start_before(0x1005, 9) == 0x1000
 
@@ -202,7 +206,7 @@ def test_passes_say_no_more_than_the_worklist(bits, one):
     around = _Alone()
     around.classifier = classifier
     space = classifier.space
-    (stream,) = StreamReader(classifier).read([(0x1000, one)])
+    stream = StreamReader(classifier).read([(0x1000, one)]).stream(0)
     flow = StraightFollower(classifier).follow(stream, space.function_entry(), around, {})
     if flow is None:
         return
@@ -255,7 +259,7 @@ def test_a_guess_is_not_confirmed_by_what_rests_on_it(code, stands):
     classifier = _CLASSIFIERS[64]
     around = _Guessing()
     around.classifier = classifier
-    (stream,) = StreamReader(classifier).read([(0x1000, bytes.fromhex(code))])
+    stream = StreamReader(classifier).read([(0x1000, bytes.fromhex(code))]).stream(0)
     entry = classifier.space.function_entry()
     flow = StraightFollower(classifier).follow(stream, entry, around, {})
     assert (flow is not None) == stands

@@ -13,15 +13,15 @@ from itertools import islice
 
 import numpy as np
 
-from fullframe.cfi.claims import PROVED, Answer
+from fullframe.cfi.call_sites import CallSites
+from fullframe.cfi.claims import PROVED
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
-from fullframe.cfi.results import FunctionResult
+from fullframe.cfi.results import FunctionResult, all_proved
 from fullframe.cfi.straight import StraightContext
 from fullframe.cfi.trampolines import find_trampoline
 from fullframe.errors import FullframeError
 from fullframe.track.bulk import BulkFlow, labels_of
-from fullframe.track.listing import Listing
 from fullframe.track.state import State, TooComplexError
 from fullframe.track.streams import BATCH_BYTES, Batch, Extent, Stream
 
@@ -29,9 +29,6 @@ from fullframe.track.streams import BATCH_BYTES, Batch, Extent, Stream
 _MOST_TOGETHER = 1024
 #: Bytes at a function's begin in which a signal trampoline is looked for.
 TRAMPOLINE_BYTES = 48
-
-
-_NOTHING = dict.fromkeys(Answer, 0)
 
 
 class BulkProver:
@@ -100,6 +97,8 @@ class _Client:
         self.batch = batch
         self.fdes = fdes
         self._contexts: dict[int, tuple[StraightContext, Extent]] = {}
+        self.has_call_sites = np.zeros(len(fdes), bool)
+        self._sites: dict[int, CallSites] = {}
         self._flow: BulkFlow | None = None
         self._boundaries: list[int | None] = [None] * len(fdes)
 
@@ -126,7 +125,7 @@ class _Client:
         facts = self._facts
         engine = facts.engine
         code = self.batch.ranges[number][1]
-        if fde.cie.is_signal_frame or fde.lsda is not None:
+        if fde.cie.is_signal_frame:
             return None
         if engine.machine.bits == 32 and facts.callees.clobbered(fde.begin):
             return None
@@ -135,6 +134,12 @@ class _Client:
             return None
         if find_trampoline(engine.machine, code[:TRAMPOLINE_BYTES], believed=False) is not None:
             return None
+        if fde.lsda is not None:
+            sites = CallSites(facts.code.image, fde)
+            if sites.any_arguments:
+                return None
+            self._sites[number] = sites
+            self.has_call_sites[number] = True
         return rows.labels
 
     def result(self, number: int) -> FunctionResult | None:
@@ -144,9 +149,7 @@ class _Client:
         if flow is None or boundaries is None:
             return None
         fde = self.fdes[number]
-        tally = {**_NOTHING, Answer.PROVED: boundaries}
-        result = FunctionResult(fde, Listing(fde.begin, fde.end, [], []), [], boundaries, tally)
-        result.coarse = True
+        result = all_proved(fde, boundaries)
         exits = flow.exits(number)
         if exits:
             result.exits = {(target, source): state for target, source, state in exits}
@@ -158,6 +161,10 @@ class _Client:
     def call_clobbers(self, target: int) -> tuple[int, ...]:
         """See :class:`fullframe.track.bulk.BulkClient`."""
         return self._facts.callees.clobbered(target)
+
+    def call_sites(self, number: int) -> list[tuple[int, int, int]]:
+        """See :class:`fullframe.track.bulk.BulkClient`."""
+        return self._sites[number].with_pads()
 
     def holds(self, state: State, label: int) -> bool:
         """See :class:`fullframe.track.bulk.BulkClient`."""

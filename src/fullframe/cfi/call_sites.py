@@ -26,6 +26,19 @@ class CallSites:
         self._arguments = [(fde.begin + delta, size) for delta, _, _, size in fde.relative_rows()]
         self._any_arguments = any(size for _, size in self._arguments)
 
+    @property
+    def any_arguments(self) -> bool:
+        """Whether the unwinder pops arguments of any call."""
+        return self._any_arguments
+
+    def with_pads(self) -> list[tuple[int, int, int]]:
+        """Return (begin, end, landing pad) of the call sites that have one, ascending."""
+        return [
+            (site.begin, site.end, site.landing_pad)
+            for site in self._sites
+            if site.landing_pad is not None
+        ]
+
     def landing_pad(self, address: int) -> tuple[int, int] | None:
         """Return (landing pad, bytes of arguments that the unwinder pops) of a call."""
         position = bisect_right(self._ends, address)

@@ -37,6 +37,7 @@ from fullframe.track.effects import moved
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import (
     CFA,
+    CFA_REGION,
     CONFLICT,
     OTHER,
     SIGNAL_REGION,
@@ -52,7 +53,7 @@ from fullframe.track.values import (
     is_lent,
     is_unplaced,
 )
-from fullframe.x86.registers import FLAGS, IP, SP, Machine
+from fullframe.x86.registers import BP, FLAGS, IP, SP, Machine
 
 
 class Answer(IntEnum):
@@ -63,6 +64,10 @@ class Answer(IntEnum):
     CANNOT_TELL = 2
     WRONG = 3
 
+
+#: The CFA's register, the CFA's distance below it, and where each column's value is: the distance
+#: from the CFA, or None where the register keeps it.
+Plainly = tuple[int, int, tuple[tuple[int, int | None], ...]]
 
 #: Stands for the CFA where a register is named.
 CFA_COLUMN: Final = -1
@@ -134,9 +139,10 @@ class Claim:
         ip_mask: which bits of the address matter then.
         scratch: registers with a rule although a callee may change them.
         number: no other claim of the book has it.
+        plainly: the same for a quick look, where it is of the kind that nearly all are; or None.
     """
 
-    __slots__ = ("cfa", "ip_mask", "number", "reads_ip", "rules", "scratch")
+    __slots__ = ("cfa", "ip_mask", "number", "plainly", "reads_ip", "rules", "scratch")
 
     def __init__(
         self,
@@ -147,6 +153,7 @@ class Claim:
         number: int,
     ) -> None:
         self.number = number
+        self.plainly: Plainly | None = None
         self.cfa = cfa
         self.rules = rules
         self.reads_ip = ip_mask != 0
@@ -248,8 +255,50 @@ class ClaimBook(Wording):
             scratch = [n for n in rules if n not in (SP, FLAGS) and n not in self._columns]
             number = next(self._numbers)
             found = Claim(cfa, rules, mask, tuple(sorted(scratch)), number)
+            found.plainly = self._plainly(found)
             self._claims[key] = self.by_number[number] = found
         return found
+
+    def _plainly(self, claim: Claim) -> Plainly | None:
+        """Return what a claim says if it only names places in the frame and kept registers."""
+        if not isinstance(claim.cfa, CfaRegister) or claim.scratch or SP in claim.rules:
+            return None
+        register = self.machine.dwarf_to_hardware.get(claim.cfa.dwarf_register)
+        if register not in (SP, BP) or FLAGS in claim.rules:
+            return None
+        places: list[tuple[int, int | None]] = []
+        for column in self._columns:
+            rule = claim.rules.get(column)
+            if isinstance(rule, Offset):
+                places.append((column, rule.offset_bytes))
+            elif column != IP and (rule is None or isinstance(rule, SameValue)):
+                places.append((column, None))
+            else:
+                return None
+        return register, -claim.cfa.offset_bytes, tuple(places)
+
+    def _holds_plainly(self, state: State, plainly: Plainly) -> bool:
+        """Return whether a quick look shows that a claim holds; if not, it still may."""
+        register, offset, places = plainly
+        registers, slots = state.registers, state.slots
+        if registers[register] is not address(CFA_REGION, offset):
+            return False
+        pointer = registers[SP]
+        lowest = None
+        if isinstance(pointer, Address):
+            if pointer.region is SIGNAL_REGION:
+                return False
+            if pointer.region is CFA_REGION:
+                lowest = pointer.offset_bytes - self.machine.red_zone_bytes
+        for column, place in places:
+            if place is None:
+                if registers[column] is not entry(column):
+                    return False
+            elif slots.get((CFA_REGION, place)) is not entry(column) or (
+                lowest is not None and place < lowest
+            ):
+                return False
+        return True
 
     def judge(self, space: StateSpace, state: State, claim: Claim, address: int) -> Verdict:
         """Hold a claim against a state.
@@ -267,6 +316,8 @@ class ClaimBook(Wording):
         found: Verdict | None = state.verdicts.get(key)
         if found is not None:
             return found
+        if claim.plainly is not None and self._holds_plainly(state, claim.plainly):
+            return self._remember(state, key, PROVED)
         doubts = []
         symbols = Symbols(space, state, address)
         cfa = self._cfa(symbols, claim.cfa, space, state)

@@ -55,8 +55,8 @@ class NamedCode:
             return target
         if self._defined is None:
             self._defined = {
-                symbol.name.split("@", 1)[0]: symbol.address
-                for symbol in self.image.function_symbols()
+                name.split("@", 1)[0]: address
+                for name, address in self.image.function_addresses().items()
             }
         return self._defined.get(name.split("@", 1)[0], target)
 

@@ -42,7 +42,7 @@ class FunctionResult:
 
     Attributes:
         fde: the function.
-        listing: its instructions.
+        listing: its instructions; empty where all was proved in the coarse space.
         runs: verdicts, ascending, padding left out.
         boundaries: instruction boundaries in ``runs``.
         tally: boundaries by answer.
@@ -81,6 +81,21 @@ class FunctionResult:
         return bool(
             self.tally[Answer.WRONG] or self.contradictions or self.unmarked or self.unprotected
         )
+
+
+_NOTHING = dict.fromkeys(Answer, 0)
+_NO_LISTING = Listing(0, 0, [], [])
+
+
+def all_proved(fde: Fde, boundaries: int) -> FunctionResult:
+    """Return the result of a function that was proved in the coarse space.
+
+    Args:
+        fde: the function.
+        boundaries: its instruction boundaries.
+    """
+    tally = {**_NOTHING, Answer.PROVED: boundaries}
+    return FunctionResult(fde, _NO_LISTING, [], boundaries, tally, coarse=True)
 
 
 def reason_of(verdict: Verdict) -> str:

@@ -15,9 +15,8 @@ from fullframe.cfi.entries import is_like_entry
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.handover import Handover, coarsened
-from fullframe.cfi.results import FunctionResult
+from fullframe.cfi.results import FunctionResult, all_proved
 from fullframe.track.jump_tables import TableReader
-from fullframe.track.listing import Listing
 from fullframe.track.state import State
 from fullframe.track.straight import Changes, StraightFlow
 from fullframe.track.streams import Extent, Stream
@@ -67,16 +66,7 @@ class StraightProver:
         flow = engine.straight.follow(stream, entry, around, brought)
         if flow is None or not self._all_proved(flow, rows, stream.begin, stream.end):
             return None
-        boundaries = stream.count - flow.filler_count
-        tally = {
-            Answer.PROVED: boundaries,
-            Answer.ASSUMED: 0,
-            Answer.CANNOT_TELL: 0,
-            Answer.WRONG: 0,
-        }
-        listing = Listing(stream.begin, stream.end, [], [])
-        result = FunctionResult(fde, listing, [], boundaries, tally)
-        result.coarse = True
+        result = all_proved(fde, stream.count - flow.filler_count)
         if flow.exits:
             result.exits = {(target, source): state for target, source, state in flow.exits}
             changes = flow.changes

@@ -395,6 +395,10 @@ class Image:
         """
         return self._function_symbols
 
+    def function_addresses(self) -> dict[str, int]:
+        """Return the addresses of :meth:`function_symbols` by name; the last, of several."""
+        return self._functions.addresses()
+
     def symbol_at(self, address: int) -> Symbol | None:
         """Return the function symbol that covers ``address``, or the nearest one before it.
 

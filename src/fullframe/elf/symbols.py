@@ -219,6 +219,20 @@ class FunctionSymbols:
             found.setdefault((symbol.address, symbol.name), symbol)
         return [found[key] for key in sorted(found)]
 
+    def addresses(self) -> dict[str, int]:
+        """Return the address by name; of what has a name in common, the last."""
+        rows = self._rows
+        offsets = np.zeros(len(rows), np.int64)
+        for index, table in enumerate(self._tables):
+            chosen = rows["table"] == index
+            offsets[chosen] = table.entries["name"][rows["number"][chosen]]
+        return {
+            self._tables[table].strings.get(offset): address
+            for table, offset, address in zip(
+                rows["table"].tolist(), offsets.tolist(), rows["address"].tolist(), strict=True
+            )
+        }
+
     def at(self, address: int) -> Symbol | None:
         """Return the symbol that covers ``address``, or the nearest before it in its range.
 

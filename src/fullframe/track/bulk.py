@@ -70,6 +70,9 @@ _ENDS[[JUMP, RETURNS, JUMP_BACK, JUMP_OUT]] = True
 class BulkClient(Protocol):
     """What a client knows of the functions of a batch."""
 
+    #: Of each range, whether it has call sites to look at.
+    has_call_sites: _Array
+
     def call_clobbers(self, target: int) -> tuple[int, ...]:
         """Return callee-saved registers that the callee changes all the same."""
 
@@ -84,6 +87,9 @@ class BulkClient(Protocol):
             label: in force there.
             first_label: at the function's begin; where that is in force, most are tail calls.
         """
+
+    def call_sites(self, number: int) -> Sequence[tuple[int, int, int]]:
+        """Return (begin, end, landing pad) of a range's call sites that have one, ascending."""
 
     def holds(self, state: State, label: int) -> bool:
         """Return whether what a label stands for is proved in a state."""
@@ -145,6 +151,21 @@ class _Events:
 
 
 @dataclass(slots=True)
+class _Edges:
+    """Ways that control takes, but from above.
+
+    Attributes:
+        sources: events.
+        targets: the events that they lead to.
+        unwinds: whether it is the way of an exception out of a call.
+    """
+
+    sources: _Array
+    targets: _Array
+    unwinds: _Array
+
+
+@dataclass(slots=True)
 class _Round:
     """What was guessed of some events.
 
@@ -191,16 +212,19 @@ class BulkFlow:
         events, batch = self._events, self._batch
         low, high = np.searchsorted(events.owners, (number, number + 1)).tolist()
         base = batch.ranges[number][0] - int(batch.offsets[number])
-        found: Changes = []
-        for event in range(low, high):
-            before, after = int(self._pre[event]), int(self._post[event])
-            dead = before < 0 or events.ends_flow[event]
-            found.append((base + int(events.starts[event]), self._state(before)))
-            found.append((base + int(events.ends[event]), None if dead else self._state(after)))
-        return found
-
-    def _state(self, number: int) -> State | None:
-        return None if number < 0 else self.states[number]
+        addresses = np.zeros(2 * (high - low), np.int64)
+        addresses[::2], addresses[1::2] = events.starts[low:high], events.ends[low:high]
+        numbers = np.zeros(len(addresses), np.int64)
+        numbers[::2], numbers[1::2] = self._pre[low:high], self._post[low:high]
+        numbers[1::2][events.ends_flow[low:high] | (numbers[::2] < 0)] = _DEAD
+        differs = np.append(True, numbers[1:] != numbers[:-1])
+        states = self.states
+        return [
+            (base + address, None if one < 0 else states[one])
+            for address, one in zip(
+                addresses[differs].tolist(), numbers[differs].tolist(), strict=True
+            )
+        ]
 
 
 class BulkFollower:
@@ -343,6 +367,8 @@ class _Work:
         self.fillers = np.zeros(len(batch.ranges), np.int64)
         #: Index of an indirect jump to where its table leads, by absolute address.
         self.tables: dict[int, list[int]] = {}
+        #: Indices of calls, and of the landing pads of each.
+        self.pads = (np.zeros(0, np.int64), np.zeros(0, np.int64))
         #: (event of a call that is taken not to return, the label behind it).
         self.denied: list[tuple[int, int]] = []
         #: (range, label) to what is guessed there since a stronger guess was wrong.
@@ -401,6 +427,7 @@ class _Work:
         leaders = np.zeros(batch.count + 1, bool)
         leaders[batch.index_at[batch.jump_places]] = True
         self._add_flows(tokens, ends_flow, leaders)
+        self._add_pads(leaders)
         leaders = leaders[:-1]
         chosen = (batch.kinds != NOTHING) | leaders
         chosen[self.row_indices] = True
@@ -470,6 +497,40 @@ class _Work:
         if mnemonic in (Mnemonic.SYSCALL, Mnemonic.SYSENTER, Mnemonic.INT):
             return classifier.system_call_by(mnemonic)
         return True if mnemonic in (Mnemonic.HLT, Mnemonic.INT3) else None
+
+    def _add_pads(self, leaders: _Array) -> None:
+        """Find where exceptions land."""
+        batch = self.batch
+        sites = []
+        for number in np.flatnonzero(self.good & self.client.has_call_sites).tolist():
+            begin, code = batch.ranges[number]
+            base = int(batch.offsets[number]) - begin
+            for first, last, pad in self.client.call_sites(number):
+                place = pad + base
+                inside = begin <= pad < begin + len(code)
+                if not inside or batch.index_at[place] < 0:
+                    self.good[number] = False
+                    break
+                limit = begin + len(code)
+                if begin <= first < limit:
+                    sites.append((first + base, min(last, limit) + base, place))
+        if not sites:
+            return
+        begins, ends, places = np.array(sites, np.int64).T
+        calls = batch.kinds == CALL
+        more = [
+            index
+            for index, instruction in batch.flows.items()
+            if instruction.flow_control == FlowControl.INDIRECT_CALL
+        ]
+        calls[more] = True
+        indices = np.flatnonzero(calls)
+        starts = batch.starts[indices]
+        site = np.searchsorted(begins, starts, "right") - 1
+        covered = (site >= 0) & (starts < ends[site])
+        pads = batch.index_at[places[site[covered]]]
+        self.pads = (indices[covered], pads)
+        leaders[pads] = True
 
     def _add_table(
         self, number: int, index: int, instruction: Instruction, leaders: _Array
@@ -550,8 +611,8 @@ class _Work:
 
     # -- guessing ----------------------------------------------------------------------------
 
-    def _edges(self, events: _Events) -> tuple[_Array, _Array]:
-        """Return the events of jumps within a range, and the events that they lead to."""
+    def _edges(self, events: _Events) -> _Edges:
+        """Return the jumps within ranges, and the ways of exceptions."""
         batch = self.batch
         event_of = np.full(batch.count + 1, -1, np.int64)
         event_of[events.indices] = np.arange(len(events.indices))
@@ -567,12 +628,15 @@ class _Work:
         if more:
             one, other = np.array(more, np.int64).T
             sources, targets = np.concatenate((sources, one)), np.concatenate((targets, other))
+        calls, pads = self.pads
+        unwinds = np.arange(len(sources) + len(calls)) >= len(sources)
+        sources = np.concatenate((sources, event_of[calls]))
+        targets = np.concatenate((targets, event_of[pads]))
         kept = (sources >= 0) & (targets >= 0)
-        sources, targets = sources[kept], targets[kept]
-        kept = ~events.dead[sources]
-        return sources[kept], targets[kept]
+        kept[kept] = ~events.dead[sources[kept]]
+        return _Edges(sources[kept], targets[kept], unwinds[kept])
 
-    def _guess(self, events: _Events, edges: tuple[_Array, _Array]) -> _Round:
+    def _guess(self, events: _Events, edges: _Edges) -> _Round:
         """Guess the state before each event."""
         total = len(events.indices)
         first = events.is_first
@@ -597,7 +661,7 @@ class _Work:
         behind = np.minimum(stops, total - 1)
         goes_on = (~events.ends_flow & ~events.is_last)[stops - 1]
         source_of = np.full(total, -1, np.int64)
-        source_of[edges[1][::-1]] = edges[0][::-1]
+        source_of[edges.targets[::-1]] = edges.sources[::-1]
         arrives &= ~first
         walk = zip(
             cuts.tolist(),
@@ -720,9 +784,7 @@ class _Work:
 
     # -- confirming --------------------------------------------------------------------------
 
-    def _misfits(
-        self, events: _Events, guessed: _Round, edges: tuple[_Array, _Array], *, last: bool
-    ) -> _Array:
+    def _misfits(self, events: _Events, guessed: _Round, edges: _Edges, *, last: bool) -> _Array:
         """Hold guesses together; return of each range whether weaker ones may fit.
 
         They are weakened to what the guess and what contradicts it have in common. The last
@@ -783,15 +845,16 @@ class _Work:
         ]  # fmt: skip
 
     def _wrong_edges(
-        self, events: _Events, guessed: _Round, edges: tuple[_Array, _Array]
+        self, events: _Events, guessed: _Round, edges: _Edges
     ) -> list[tuple[int, int, int]]:
         """Return (event, guess there, what is brought), where that is not as much as guessed."""
-        sources, targets = edges
+        sources, targets, unwinds = edges.sources, edges.targets, edges.unwinds
         lost = (guessed.pre[sources] < 0) | (guessed.pre[targets] < 0)
         self._fail(events.owners[targets[lost]])
-        sources, targets = sources[~lost], targets[~lost]
+        sources, targets, unwinds = sources[~lost], targets[~lost], unwinds[~lost]
         self._confirm_reached(events, sources, targets)
         one, other = guessed.pre[sources].astype(np.int64), guessed.pre[targets].astype(np.int64)
+        one[unwinds] = self._after(one[unwinds], events.tokens[sources[unwinds]])
         if guessed.falls:
             states, guesses, places = np.array(guessed.falls, np.int64).T
             one, other = np.concatenate((one, states)), np.concatenate((other, guesses))
@@ -801,6 +864,15 @@ class _Work:
         return list(
             zip(targets[wrong].tolist(), other[wrong].tolist(), one[wrong].tolist(), strict=True)
         )
+
+    def _after(self, states: _Array, tokens: _Array) -> _Array:
+        """Return the numbers of what tokens make of states."""
+        keys, inverse = np.unique(states << _TOKEN_BITS | tokens, return_inverse=True)
+        follower, mask = self.follower, (1 << _TOKEN_BITS) - 1
+        found = [
+            follower.number(follower.after(key >> _TOKEN_BITS, key & mask)) for key in keys.tolist()
+        ]
+        return np.array(found, np.int64)[inverse]
 
     def _is_inside(self, index: int, target: int) -> bool:
         begin, code = self.batch.ranges[int(self.batch.owners[index])]

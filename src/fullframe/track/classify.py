@@ -74,7 +74,7 @@ def _fast_call(bits: int, written: tuple[int, ...]) -> fx.Apply:
 
 
 #: Stands for the effect of an instruction that has none.
-NO_EFFECT: Final = Effect("nothing", lambda space, state: state, False)
+NO_EFFECT: Final = Effect(("nothing",), lambda space, state: state, moves_frame=False)
 
 
 class Classifier:
@@ -132,8 +132,7 @@ class Classifier:
         """Return the one effect of that key, making it on first use."""
         found = self._interned.get(key)
         if found is None:
-            text = " ".join(map(str, key))
-            found = self._interned[key] = Effect(text, make(), _moves_frame(key))
+            found = self._interned[key] = Effect(key, make(), moves_frame=_moves_frame(key))
             self.effects[found.number] = found
         return found
 
@@ -279,6 +278,9 @@ class Classifier:
         """Clobber the registers and the stack slots that iced-x86 says are written."""
         if self._leaves_memory(i):
             return None
+        if self.relevance[i.code] == WRITES_OPERAND_0 and i.op0_register in HARDWARE:
+            written = HARDWARE[i.op0_register]
+            return self.intern(("clobber", written), lambda: fx.clobber((written,)))
         info = self._factory.info(i)
         registers, vectors, parts = set(), set(), []
         for used in info.used_registers():

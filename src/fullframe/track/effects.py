@@ -40,24 +40,24 @@ class Effect:
     """What one instruction does: a named function from state to state.
 
     Attributes:
-        text: what it does, for debugging.
+        key: what it does; no other effect of its classifier has the same.
         number: no other effect has it.
         moves_frame: whether it is of those that build and take down frames: it moves the stack
             pointer, or sets up the frame pointer.
     """
 
-    __slots__ = ("_apply", "moves_frame", "number", "text")
+    __slots__ = ("_apply", "key", "moves_frame", "number")
 
     _numbers = count()
 
-    def __init__(self, text: str, apply: Apply, moves_frame: bool = True) -> None:
-        self.text = text
+    def __init__(self, key: tuple[object, ...], apply: Apply, *, moves_frame: bool) -> None:
+        self.key = key
         self.number = next(self._numbers)
         self.moves_frame = moves_frame
         self._apply = apply
 
     def __repr__(self) -> str:
-        return f"<{self.text}>"
+        return f"<{' '.join(map(str, self.key))}>"
 
     def after(self, space: StateSpace, state: State) -> State:
         """Return the state after this effect, remembering it in ``state``."""

@@ -291,7 +291,7 @@ class Follower:
         if position == len(listing.events):
             return False
         at, kind, payload = listing.events[position]
-        return at == index and kind == EFFECT and payload.text.startswith("pop")
+        return at == index and kind == EFFECT and payload.key[0] in ("pop", "popa")
 
     def _call(self, flow: Flow, index: int, kind: int, payload: Any, state: State) -> State | None:
         """Follow a call; return the state after it, or None where it does not return."""
