@@ -1,0 +1,163 @@
+"""Confirming guesses: each pair of a state and what happens to it is asked for once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from fullframe.track.bulk.guess import Guess
+from fullframe.track.bulk.numbered import NO_TOKEN, TOKEN_BITS, Array
+from fullframe.track.bulk.work import Edges, Events, Work
+
+#: Rounds of finding out what control reaches.
+_MOST_ROUNDS: Final = 64
+
+
+def confirm_guess(work: Work, events: Events, guessed: Guess, edges: Edges) -> None:
+    """What is guessed holds at the begin, and all that happens leads from it to it.
+
+    Args:
+        work: the batch.
+        events: its events.
+        guessed: the state before each.
+        edges: between them.
+    """
+    live = ~events.dead & (guessed.pre >= 0)
+    work.fail(events.owners[_wrong_effects(work, events, guessed, live)])
+    work.fail(events.owners[_wrong_edges(work, events, guessed, edges)])
+
+
+def _wrong(keys: Array, holds: Callable[[int], bool]) -> Array:
+    """Ask once for each different key; return the indices of those that do not hold."""
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    found, inverse = np.unique(keys, return_inverse=True)
+    wrong = np.array([not holds(key) for key in found.tolist()], bool)
+    return np.flatnonzero(wrong[inverse]) if wrong.any() else np.zeros(0, np.int64)
+
+
+def _wrong_effects(work: Work, events: Events, guessed: Guess, live: Array) -> Array:
+    """Return the events outside of the spans at which a state changes."""
+    within = np.zeros(len(guessed.pre) + 1, np.int32)
+    if guessed.spans:
+        begins, ends = np.array(guessed.spans, np.int64).T
+        within[begins] += 1
+        within[ends] -= 1
+    outside = np.flatnonzero(live & (np.cumsum(within[:-1]) == 0) & (events.tokens != NO_TOKEN))
+    tokens = events.tokens[outside].astype(np.int64)
+    keys = guessed.pre[outside].astype(np.int64) << TOKEN_BITS | tokens
+    wrong: Array = outside[_wrong(keys, work.numbered.keeps)]
+    return wrong
+
+
+def _wrong_edges(work: Work, events: Events, guessed: Guess, edges: Edges) -> Array:
+    """Return the events to which not all that is guessed there is brought."""
+    sources, targets, unwinds = edges.sources, edges.targets, edges.unwinds
+    lost = (guessed.pre[sources] < 0) | (guessed.pre[targets] < 0)
+    work.fail(events.owners[targets[lost]])
+    sources, targets, unwinds = sources[~lost], targets[~lost], unwinds[~lost]
+    _confirm_reached(work, events, sources, targets)
+    one, other = guessed.pre[sources].astype(np.int64), guessed.pre[targets].astype(np.int64)
+    one[unwinds] = _after(work, one[unwinds], events.tokens[sources[unwinds]])
+    if guessed.falls:
+        states, guesses, places = np.array(guessed.falls, np.int64).T
+        one, other = np.concatenate((one, states)), np.concatenate((other, guesses))
+        targets = np.concatenate((targets, places))
+    differ = np.flatnonzero(one != other)
+    keys = one[differ] << 32 | other[differ]
+    wrong: Array = targets[differ[_wrong(keys, work.numbered.implies)]]
+    return wrong
+
+
+def _after(work: Work, states: Array, tokens: Array) -> Array:
+    """Return the numbers of what tokens make of states."""
+    keys, inverse = np.unique(states << TOKEN_BITS | tokens, return_inverse=True)
+    numbered, mask = work.numbered, (1 << TOKEN_BITS) - 1
+    found = [
+        numbered.number(numbered.after(key >> TOKEN_BITS, key & mask)) for key in keys.tolist()
+    ]
+    return np.array(found, np.int64)[inverse]
+
+
+def _confirm_reached(work: Work, events: Events, sources: Array, targets: Array) -> None:
+    """Control must come from the function's begin, not from what only leads to itself."""
+    total = len(events.indices)
+    first = events.is_first
+    begins = np.flatnonzero((events.leaders | first) & ~events.dead)
+    if not len(begins):
+        return
+    block_of = np.zeros(total, np.int64)
+    block_of[begins] = 1
+    block_of = np.cumsum(block_of) - 1
+    falls_in = ~first[begins]
+    above = begins - 1
+    falls_in &= ~events.dead[above] & ~events.ends_flow[above]
+    sources, targets = block_of[sources], block_of[targets]
+    order = np.arange(len(begins))
+    run_begins = np.maximum.accumulate(np.where(falls_in, -1, order))
+    reached = first[begins]
+    for _ in range(_MOST_ROUNDS):
+        before = int(reached.sum())
+        reached[targets[reached[sources]]] = True
+        last = np.maximum.accumulate(np.where(reached, order, -1))
+        reached |= last >= run_begins
+        if int(reached.sum()) == before:
+            break
+    work.fail(events.owners[begins[~reached]])
+
+
+def confirm_labels(work: Work, events: Events, pre: Array, post: Array) -> None:
+    """What is claimed holds at every instruction, those between two events included.
+
+    What is claimed at a call holds behind it as well, since that is what is looked up while the
+    callee runs.
+
+    Args:
+        work: the batch.
+        events: all of its events.
+        pre: number of the state before each.
+        post: number of the state after each, where control goes on.
+    """
+    live = ~events.dead & (pre >= 0)
+    limits = work.batch.offsets[events.owners] + work.batch.sizes[events.owners]
+    following = limits.copy()
+    inner = np.flatnonzero(~events.is_last)
+    following[inner] = events.starts[inner + 1]
+    between = live & ~events.ends_flow & (following > events.ends)
+    # Calls elsewhere leave the state as it is.
+    usual = work.numbered.token(work.numbered.classifier.call)
+    calls = live & (events.tokens == usual) & (events.ends_flow | (post != pre))
+    left = _after(work, pre[calls].astype(np.int64), events.tokens[calls])
+    states = np.concatenate((pre[live], post[between], left)).astype(np.int64)
+    labels, owners = (
+        np.concatenate((one[live], one[between], one[calls]))
+        for one in (events.labels, events.owners)
+    )
+    keys = states << 32 | labels
+    different = np.ones(len(keys), bool)
+    different[1:] = (keys[1:] != keys[:-1]) | (owners[1:] != owners[:-1])
+    numbered, client = work.numbered.states, work.client
+
+    def holds(key: int) -> bool:
+        return client.holds(numbered[key >> 32], key & 0xFFFFFFFF)
+
+    work.fail(owners[different][_wrong(keys[different], holds)])
+
+
+def confirm_denials(work: Work, events: Events, pre: Array) -> None:
+    """Behind a call that is taken not to return nothing may hold that would if it did.
+
+    Args:
+        work: the batch.
+        events: all of its events.
+        pre: number of the state before each.
+    """
+    for event, label in work.denied:
+        owner = int(events.owners[event])
+        if not work.good[owner] or pre[event] < 0:
+            continue
+        after = work.numbered.after(int(pre[event]), int(events.tokens[event]))
+        if work.client.holds(after, label):
+            work.good[owner] = False

@@ -1,0 +1,145 @@
+"""States by number, and what tokens make of them: each question is asked once."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, Final
+
+import numpy as np
+
+from fullframe.track.classify import Classifier
+from fullframe.track.effects import Effect
+from fullframe.track.state import State
+from fullframe.track.streams import Batch
+from fullframe.track.values import OTHER, Entry
+
+Array = np.ndarray[Any, Any]
+
+#: A token is what happens to a state at an event: the number of an effect or ``NO_TOKEN``, and
+#: whether the state is settled first (:meth:`fullframe.track.state.StateSpace.settle`).
+NO_TOKEN: Final = (1 << 30) - 1
+SETTLES: Final = 1 << 30
+#: Bits of a token, where it is part of a longer key.
+TOKEN_BITS: Final = 31
+
+#: What is remembered of states together with sequences of tokens, at most.
+_MOST_SPANS: Final = 1 << 16
+
+
+class NumberedStates:
+    """The states of one space, by number.
+
+    Args:
+        classifier: effects and state space.
+
+    Attributes:
+        states: by number.
+        effects: by their own numbers.
+        moves_frame: by an effect's number, whether it moves the frame.
+        spans: (number of a state, tokens) to what :meth:`span` gives.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        self.space = classifier.space
+        self._forget()
+
+    def _forget(self) -> None:
+        self._generation = self.space.generation
+        self.states: list[State] = []
+        self._numbers: dict[State, int] = {}
+        self.spans: dict[tuple[int, bytes], tuple[array[int], int]] = {}
+        self._kept: dict[int, bool] = {}
+        self._implied: dict[int, bool] = {}
+        self.effects: dict[int, Effect] = {}
+        self.moves_frame = np.zeros(1, bool)
+
+    def begin(self, batch: Batch) -> None:
+        """Take up the effects of a batch; keep memory bounded."""
+        if self._generation != self.space.generation or len(self.spans) > _MOST_SPANS:
+            self._forget()
+        self.effects = batch.effects
+        highest = max(batch.effects, default=0)
+        if highest >= len(self.moves_frame):
+            self.moves_frame = np.zeros(highest + 1, bool)
+            moving = [number for number, effect in batch.effects.items() if effect.moves_frame]
+            self.moves_frame[moving] = True
+
+    def number(self, state: State) -> int:
+        """Return the number of a state."""
+        found = self._numbers.get(state)
+        if found is None:
+            found = self._numbers[state] = len(self.states)
+            self.states.append(state)
+        return found
+
+    def settled(self, number: int) -> int:
+        """Return the number of what a state settles to."""
+        return self.number(self.space.settle(self.states[number]))
+
+    def token(self, effect: Effect | None) -> int:
+        """Return what settles a state and then has an effect."""
+        if effect is None:
+            return SETTLES | NO_TOKEN
+        self.effects[effect.number] = effect
+        return SETTLES | effect.number
+
+    def span(self, number: int, tokens: bytes) -> tuple[array[int], int]:
+        """Run tokens: return the states before each, and the state after the last."""
+        found = self.spans.get((number, tokens))
+        if found is None:
+            before = array("i")
+            state = self.states[number]
+            for token in np.frombuffer(tokens, np.int32).tolist():
+                if token & SETTLES:
+                    state = self.space.settle(state)
+                before.append(self.number(state))
+                state = self._after(state, token)
+            found = self.spans[number, tokens] = (before, self.number(state))
+        return found
+
+    def _after(self, state: State, token: int) -> State:
+        if token & SETTLES:
+            state = self.space.settle(state)
+        effect = token & ~SETTLES
+        return state if effect == NO_TOKEN else self.effects[effect].after(self.space, state)
+
+    def after(self, number: int, token: int) -> State:
+        """Return what a token makes of a state."""
+        return self._after(self.states[number], token)
+
+    def keeps(self, key: int) -> bool:
+        """Return whether a token (the low bits of the key) leaves a state as it is."""
+        found = self._kept.get(key)
+        if found is None:
+            number, token = key >> TOKEN_BITS, key & ((1 << TOKEN_BITS) - 1)
+            state = self.states[number]
+            found = self._kept[key] = self._after(state, token) is state
+        return found
+
+    def implies(self, key: int) -> bool:
+        """Return whether the second state (the low bits) may be taken for the first.
+
+        It may tell less of where the caller's values are, but not of where addresses are: what a
+        store through one hits would be missed.
+        """
+        found = self._implied.get(key)
+        if found is None:
+            one, other = self.states[key >> 32], self.states[key & 0xFFFFFFFF]
+            found = self._implied[key] = _is_weaker(other, one)
+        return found
+
+
+def _is_weaker(weak: State, strong: State) -> bool:
+    """Return whether one state is another without some of the caller's values."""
+    registers = zip(weak.registers, strong.registers, strict=True)
+    if any(
+        one is not other and (one is not OTHER or not isinstance(other, Entry))
+        for one, other in registers
+    ):
+        return False
+    if any(strong.slots.get(place) is not value for place, value in weak.slots.items()):
+        return False
+    return all(
+        place in weak.slots or isinstance(value, Entry) for place, value in strong.slots.items()
+    )
