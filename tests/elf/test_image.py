@@ -411,6 +411,7 @@ def test_source_lines_of_clang():
 
 def test_source_lines_of_a_separate_debug_file(tmp_path, monkeypatch):
     source = "int g(int);\nint f(int a)\n{\n  return g(a) + 1;\n}\n"
+    source += "__attribute__((used, noinline)) static int hidden(int a) { return g(a) + 2; }\n"
     options = ("-g", "-shared", "-fPIC", "-fno-asynchronous-unwind-tables", "-Wl,--build-id")
     path = compiled(source, "-O1", *options)
     whole = Image.open(path)
@@ -425,6 +426,11 @@ def test_source_lines_of_a_separate_debug_file(tmp_path, monkeypatch):
     expected = whole.source_line(f.address)
     assert expected is not None
     assert stripped.source_line(f.address) == expected
+    # And the name of what the library itself has no symbol of.
+    static = next(symbol for symbol in whole.function_symbols() if symbol.name == "hidden")
+    assert stripped.symbol_at(static.address) != static
+    assert stripped.function_name(static.address) == "hidden"
+    assert stripped.function_name(static.address + 1) == "hidden+0x1"
     # The debug file alone has the frames, but no code to hold them against.
     kept = Image.open(debug)
     wanted = next(table for table in read_frames(whole) if not table.is_eh)

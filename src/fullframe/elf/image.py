@@ -438,9 +438,8 @@ class Image:
         Other than :meth:`name_of`, never by a symbol that ends before the address: in a stripped
         library that is another function. The separate debug file is asked as well.
         """
-        debug = self._lines.source
-        for image in (self, debug):
-            symbol = None if image is None else image.symbol_at(address)
+        for at in (self.symbol_at, self._debug_functions.at):
+            symbol = at(address)
             if symbol is not None:
                 offset = address - symbol.address
                 if offset == 0:
@@ -448,6 +447,14 @@ class Image:
                 if 0 < offset < symbol.size_bytes:
                     return f"{symbol.name}+{offset:#x}"
         return self.place(address)
+
+    @cached_property
+    def _debug_functions(self) -> FunctionSymbols:
+        """The function symbols of the separate debug file, which holds no code itself."""
+        source = self._lines.source
+        own = source is None or source is self
+        tables = [] if source is None or own else list(source._symbol_tables.values())
+        return FunctionSymbols(tables, self._executable_ranges)
 
     def place(self, address: int) -> str:
         """Render an address: ``.text+0x10`` in a relocatable object, else ``0x401000``."""
