@@ -1,7 +1,7 @@
 """Checking one image: every claim of its CFI against what the code does.
 
-Each function is followed first in one pass over the coarse state space, where nearly all compiled
-code is proved at once (:mod:`fullframe.cfi.straight`). What is not proved there is followed again
+Nearly all compiled code is proved many functions at a time (:mod:`fullframe.cfi.bulk`). What is not
+is followed alone, in one pass over the coarse state space (:mod:`fullframe.cfi.straight`), and then
 in the precise one, with what is known of callees (:mod:`fullframe.cfi.visit`). Code in one FDE
 that jumps into another (a function's cold part) hands over its state; the function that receives
 one is followed again with it.

@@ -12,6 +12,7 @@ What others build on, and nothing else:
 * :class:`~fullframe.track.streams.StreamReader` and
   :class:`~fullframe.track.straight.StraightFollower`: the same for the common case, many ranges
   decoded together and each followed in one pass;
+* :class:`~fullframe.track.bulk.BulkFollower`: many ranges followed together, as most can be;
 * :class:`~fullframe.track.flow.Surroundings`: what a client tells of callees, jump tables and
   landing pads; :class:`~fullframe.track.calls.Callees` and
   :class:`~fullframe.track.jump_tables.TableReader` find most of it.
@@ -19,6 +20,7 @@ What others build on, and nothing else:
 ``docs/tracker.md`` walks through it with an example that the tests run.
 """
 
+from fullframe.track.bulk import BulkFollower
 from fullframe.track.calls import Callees
 from fullframe.track.classify import Classifier
 from fullframe.track.flow import Flow, Follower, Surroundings
@@ -46,6 +48,7 @@ __all__ = [
     "OTHER",
     "UNKNOWN",
     "Address",
+    "BulkFollower",
     "Callees",
     "Classifier",
     "Constant",
