@@ -1,6 +1,6 @@
 """Checking CFI beside the tools that only decode it; and the share of boundaries proved, by file.
 
-``python -m benchmarks cfi_check`` or ``python benchmarks/cfi_check.py [--runs N] [FILE...]``.
+``python -m benchmarks cfi_check``, or ``python -m benchmarks.cfi_check [--runs N] [FILE...]``.
 Every run of fullframe is a fresh process, as are readelf's and llvm-dwarfdump's; pyelftools runs
 in a fresh process as well. Runs are interleaved; only ratios within one round are compared. The
 line "decode only" is iced-x86 decoding the same code and doing nothing with it: it says how fast

@@ -1,6 +1,6 @@
 """Decoding all call-frame rows of a file: fullframe beside readelf, llvm-dwarfdump, pyelftools.
 
-``python benchmarks/cfi_decode.py [--runs N] [FILE...]`` (default: libc). The runs of the tools are
+``python -m benchmarks.cfi_decode [--runs N] [FILE...]`` (default: libc). The runs of the tools are
 interleaved, so that a noisy machine is noisy for all of them, and only ratios within one round
 are compared. readelf and llvm-dwarfdump also print what they decode (to nowhere); pyelftools and
 fullframe make objects: every FDE's rows.

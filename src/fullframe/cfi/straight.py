@@ -173,8 +173,9 @@ class StraightContext:
             targets = self.table_at(address, stream)
             if targets is not None:
                 return targets
-        # From a frame that looks as at entry it is a tail call.
-        return [] if like_entry and not self._facts.code.in_lazy_plt(self._fde) else None
+        # From a frame that looks as at entry it is a tail call. From another it leads to where
+        # others lead, too, if all is reached without it; if not, this is not the way.
+        return None if self._facts.code.in_lazy_plt(self._fde) else []
 
     def table_at(self, address: int, stream: Extent) -> list[int] | None:
         """Return where the indirect jump at an address leads by a table; None without one."""
