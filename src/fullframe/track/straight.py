@@ -36,8 +36,8 @@ from fullframe.track.streams import (
 )
 
 _NEVER: Final = 1 << 70
-#: Passes over one function before it is left to the general follower.
-_MOST_PASSES: Final = 5
+#: Passes over one function before it is left to the general follower; that costs ten of them.
+_MOST_PASSES: Final = 8
 #: First bytes of the instructions that fill space.
 _NOP_STARTS: Final = frozenset(b"\x0f\x66\x90\x2e\x8d\xcc\x00")
 
