@@ -244,6 +244,7 @@ class ImageChecker:
         """Find out what checking any share of the image needs to know of the whole."""
         if not self._prepared:
             self.facts.entries.called = called(self.code, self.parts)
+            _ = self.facts.entries.inner
             self._prepared = True
 
     def check(

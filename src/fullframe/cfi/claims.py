@@ -178,6 +178,15 @@ class ClaimRows(list[tuple[int, Claim]]):
         self._labels: tuple[list[int], list[int]] | None = None
         self._offsets: frozenset[int] | None = None
 
+    def at(self, offset: int) -> Claim | None:
+        """Return the claim in force at an offset; None before the first."""
+        claim = None
+        for begin, row in self:
+            if begin > offset:
+                break
+            claim = row
+        return claim
+
     @property
     def offsets(self) -> frozenset[int]:
         """Those offsets."""
