@@ -522,3 +522,27 @@ pub:\tsub $8, %rsp
     )
     result = fix_source(source(annotated))
     assert result.new_text.count(".cfi_startproc") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (
+            "f:\t.cfi_startproc\n\tcall ext\n\t.cfi_endproc\n\tcall ext\n\tret\n",
+            5,
+            "f: .cfi_endproc stands before the end of the function: control goes on to .text+0x5; "
+            "move it behind the last instruction, and run `cfi fix` again",
+        ),
+        (
+            "f:\tpush %rbx\n\t.cfi_startproc\n\tpop %rbx\n\tret\n\t.cfi_endproc\n",
+            4,
+            "f: .cfi_startproc stands behind instructions of the function; move it before the "
+            "first, and run `cfi fix` again",
+        ),
+    ],
+)
+def test_a_procedure_of_a_part_of_a_function_is_refused(text: str, line: int, message: str) -> None:
+    text = "\t.text\n\t.globl f\n\t.type f, @function\n" + text + "\t.size f, .-f\n"
+    result = fix_source(source(text))
+    assert [(item.line, item.message) for item in result.refused] == [(line, message)]
+    assert (result.functions, result.functions_done, result.changed) == (1, 0, False)

@@ -12,6 +12,7 @@ from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax, OpKind
 from fullframe.cfi.claims import CFA_COLUMN, Answer, Doubt
 from fullframe.cfi.findings import Doubtful, Finding, FunctionReport, Severity
 from fullframe.cfi.header import check_frame_header, read_frame_header
+from fullframe.cfi.uncovered import find_uncovered
 from fullframe.track.listing import CALL, CALL_INSIDE, Listing
 from fullframe.x86.registers import IP
 
@@ -331,6 +332,52 @@ def _taken_for_return_address(checker: ImageChecker, run: Run) -> str:
         checker.engine.precise.space, run.state, run.claim
     )
     return value or "something else"
+
+
+def partly_uncovered(checker: ImageChecker) -> list[Finding]:
+    """Turn the FDEs that cover a part of a function only into findings, by address.
+
+    Args:
+        checker: of the image.
+    """
+    image = checker.image
+    found = []
+    for item in find_uncovered(checker.code, checker.facts.callees):
+        begin = item.function if item.into else item.target
+        bare = image.place(begin)
+        covered = (
+            f"the FDE covers {image.place(item.fde.begin)} to {image.place(item.fde.end)} only"
+        )
+        who = "a debugger that stops and a profiler that samples"
+        if item.calls:
+            who += ", and an exception that a callee throws,"
+        way = "comes from" if item.into else "goes on to"
+        target = image.place(item.source if item.into else item.target)
+        found.append(
+            Finding(
+                code="FF-C013",
+                severity=Severity.RETURN_ADDRESS if item.calls else Severity.ASYNCHRONOUS,
+                path=image.path,
+                function=image.function_name(item.function),
+                address=item.source,
+                end_address=item.bare_end,
+                source=image.source_line(item.source),
+                instruction=instruction_text(
+                    image, bytes(image.read(item.source, min(15, item.end - item.source))),
+                    item.source,
+                ),
+                claimed=covered,
+                actual=f"control {way} {target}, in the same function",
+                message=f"from {bare} on {who} find no rules: an unwinder ends there",
+                suggestion=(
+                    ".cfi_startproc before the function's first instruction"
+                    if item.into
+                    else ".cfi_endproc behind the function's last instruction"
+                ),
+                place=image.place(item.source),
+            )
+        )  # fmt: skip
+    return found
 
 
 def malformed(image: Image, tables: list[FrameTable]) -> list[Finding]:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from iced_x86 import Code, Decoder, DecoderOptions
 
-from fullframe.cfi.frames import Fde
 from fullframe.cfi.image_code import ImageCode
 from fullframe.errors import FullframeError
 
@@ -58,7 +57,7 @@ def find_inner_entries(code: ImageCode) -> dict[int, tuple[InnerEntry, ...]]:
     ends = np.array([fde.end for fde in fdes], np.int64)
     # The stubs of a PLT share an FDE; signal trampolines are entered by returns.
     closed = np.array([fde.cie.is_signal_frame or code.is_plt(fde) for fde in fdes], bool)
-    calls: dict[int, list[int]] = {}
+    seeming: dict[tuple[int, int], dict[int, int]] = {}
     for places, targets in _seeming_calls(code, begins):
         into = np.searchsorted(begins, targets, "right") - 1
         sources = np.searchsorted(begins, places, "right") - 1
@@ -66,19 +65,33 @@ def find_inner_entries(code: ImageCode) -> dict[int, tuple[InnerEntry, ...]]:
         # A source that no FDE covers lies behind the end of the FDE before it.
         within &= (sources != into) | (places >= ends[into])
         for place, target in zip(places[within].tolist(), targets[within].tolist(), strict=True):
-            if _is_call(code, place):
-                calls.setdefault(target, []).append(place)
+            extent = _extent_around(code, place)
+            if extent is not None and _is_near_call(code, extent, place):
+                seeming.setdefault(extent, {})[place] = target
+    calls: dict[int, list[int]] = {}
+    for extent, by_place in seeming.items():
+        for place in _starts(code, *extent, set(by_place)):
+            calls.setdefault(by_place[place], []).append(place)
     named = code.image.visible_functions()
     into = np.searchsorted(begins, named, "right") - 1
     inside = (into >= 0) & (named < ends[into]) & (named != begins[into]) & ~closed[into]
     visible = set(named[inside].tolist())
-    found: dict[int, list[InnerEntry]] = {}
-    for address in sorted(visible | set(calls)):
+    inside_of: dict[int, set[int]] = {}
+    for address in visible.union(calls):
         fde = code.covering(address)
-        if fde is not None and _is_boundary(code, fde, address):
-            entry = InnerEntry(address, tuple(sorted(calls.get(address, ()))), address in visible)
-            found.setdefault(fde.begin, []).append(entry)
-    return {begin: tuple(entries) for begin, entries in found.items()}
+        if fde is not None:
+            inside_of.setdefault(fde.begin, set()).add(address)
+    found = {}
+    for begin, addresses in inside_of.items():
+        fde = code.covering(begin)
+        assert fde is not None
+        entries = tuple(
+            InnerEntry(address, tuple(sorted(calls.get(address, ()))), address in visible)
+            for address in _starts(code, begin, fde.end, addresses)
+        )
+        if entries:
+            found[begin] = entries
+    return found
 
 
 def _seeming_calls(code: ImageCode, begins: _Array) -> Iterator[tuple[_Array, _Array]]:
@@ -118,31 +131,24 @@ def _seeming_calls(code: ImageCode, begins: _Array) -> Iterator[tuple[_Array, _A
             yield places, targets
 
 
-def _is_call(code: ImageCode, address: int) -> bool:
-    """Return whether a call instruction, not just its first byte, is at an address."""
+def _extent_around(code: ImageCode, address: int) -> tuple[int, int] | None:
+    """Return the extent of the FDE or the function around an address."""
     fde = code.covering(address)
     if fde is not None:
-        begin, end = fde.begin, fde.end
-    else:
-        # Without CFI, only a function's symbol tells where instructions begin.
-        symbol = code.image.symbol_at(address)
-        if symbol is None or symbol.kind != "func":
-            return False
-        begin, end = symbol.address, symbol.address + symbol.size_bytes
-    end = min(end, address + 15)
-    return (
-        begin <= address < end
-        and (
-            address - begin <= _NEAR_BYTES or _decodes_at(code, address - _NEAR_BYTES, end, address)
-        )
-        and _decodes_at(code, begin, end, address)
-    )
+        return fde.begin, fde.end
+    # Without CFI, only a function's symbol tells where instructions begin.
+    symbol = code.image.symbol_at(address)
+    if symbol is None or symbol.kind != "func":
+        return None
+    begin, end = symbol.address, symbol.address + symbol.size_bytes
+    return (begin, end) if begin <= address < end else None
 
 
-def _decodes_at(code: ImageCode, begin: int, end: int, address: int) -> bool:
-    instruction = None
+def _is_near_call(code: ImageCode, extent: tuple[int, int], address: int) -> bool:
+    """Return whether decoding from not far before comes to a call at an address."""
+    begin = max(extent[0], address - _NEAR_BYTES)
     try:
-        body = bytes(code.image.read(begin, end - begin))
+        body = bytes(code.image.read(begin, min(extent[1], address + 15) - begin))
     except FullframeError:
         return False
     for instruction in Decoder(code.image.machine.bits, body, DecoderOptions.NONE, begin):
@@ -151,13 +157,14 @@ def _decodes_at(code: ImageCode, begin: int, end: int, address: int) -> bool:
     return False
 
 
-def _is_boundary(code: ImageCode, fde: Fde, address: int) -> bool:
-    """Return whether an instruction of an FDE begins at an address."""
+def _starts(code: ImageCode, begin: int, end: int, addresses: set[int]) -> list[int]:
+    """Return those of some addresses at which instructions of an extent begin, ascending."""
     try:
-        body = code.code_of(fde)[: address - fde.begin + 15]
+        body = bytes(code.image.read(begin, min(end, max(addresses) + 15) - begin))
     except FullframeError:
-        return False
-    for instruction in Decoder(code.image.machine.bits, body, DecoderOptions.NONE, fde.begin):
-        if instruction.ip >= address:
-            return instruction.ip == address and not instruction.is_invalid
-    return False
+        return []
+    return [
+        instruction.ip
+        for instruction in Decoder(code.image.machine.bits, body, DecoderOptions.NONE, begin)
+        if instruction.ip in addresses and not instruction.is_invalid
+    ]

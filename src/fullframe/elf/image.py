@@ -408,6 +408,10 @@ class Image:
         """Return the addresses of functions that other images may call by name, ascending."""
         return self._functions.visible_functions()
 
+    def function_extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the first addresses of functions that have a size, ascending, and their ends."""
+        return self._functions.extents()
+
     def symbol_at(self, address: int) -> Symbol | None:
         """Return the function symbol that covers ``address``, or the nearest one before it.
 

@@ -254,6 +254,17 @@ class FunctionSymbols:
             )
         return np.unique(rows["address"][kept].astype(np.int64))
 
+    def extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the first addresses of functions that have a size, ascending, and their ends."""
+        rows = self._rows
+        kept = np.zeros(len(rows), bool)
+        for index, table in enumerate(self._tables):
+            chosen = np.flatnonzero(rows["table"] == index)
+            kept[chosen] = table.entries["info"][rows["number"][chosen]] & 15 == FUNC
+        rows = rows[kept & (rows["size"] != 0)]
+        begins = rows["address"].astype(np.int64)
+        return begins, begins + rows["size"].astype(np.int64)
+
     def at(self, address: int) -> Symbol | None:
         """Return the symbol that covers ``address``, or the nearest before it in its range.
 

@@ -12,6 +12,7 @@ from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.results import FunctionResult
+from fullframe.cfi.uncovered import Uncovered, find_uncovered
 from fullframe.cfi.write.compare import Difference, RowMap, difference, section_shift
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.directives import (
@@ -86,8 +87,10 @@ def fix_source(
         if item.line is not None and can_be_split(source, assembled, item.line)
     }
     if crowded:
-        now, origins = split_lines(source, crowded)
-        result = _fix(now, now.assemble(), preserved)
+        split, split_origins = split_lines(source, crowded)
+        again = _fix(split, split.assemble(), preserved)
+        if len(again.refused) < len(result.refused):  # else it was not for want of a place
+            now, origins, result = split, split_origins, again
     if result.refused and ".macro" in now.text:
         result = _fix_within_macros(now, result, preserved)
     return result if origins is None else renumbered(result, source, origins)
@@ -214,6 +217,7 @@ def _plans(
     functions = [_with_table(function, tables) for function in functions]
     checker = ImageChecker(image)
     verdicts = {result.fde.begin: result for result in checker.results()}
+    bare = {item.fde.begin: item for item in find_uncovered(checker.code, checker.facts.callees)}
     written = _Written(directive_lines(assembled), macros, tables)
     plans = []
     right: set[int] = set()
@@ -221,6 +225,9 @@ def _plans(
         conversion.functions += 1
         fde = rows.fde_at(made.function.begin)
         result = None if fde is None else verdicts.get(fde.begin)
+        if fde is not None and fde.begin in bare:
+            conversion.refused.append(_not_covered(assembled, bare[fde.begin]))
+            continue
         if (
             fde is not None
             and result is not None
@@ -317,6 +324,22 @@ def _plan(
         )
         plan.refused.append(Refusal(line_of(assembled, made.assumed[0]), text))
     return plan
+
+
+def _not_covered(assembled: Assembled, item: Uncovered) -> Refusal:
+    name = assembled.image.function_name(item.function)
+    if item.into:
+        text = (
+            f"{name}: .cfi_startproc stands behind instructions of the function; move it "
+            "before the first, and run `cfi fix` again"
+        )
+        return Refusal(line_of(assembled, item.function), text)
+    text = (
+        f"{name}: .cfi_endproc stands before the end of the function: control goes on to "
+        f"{assembled.image.place(item.target)}; move it behind the last "
+        "instruction, and run `cfi fix` again"
+    )
+    return Refusal(line_of(assembled, item.source), text)
 
 
 def _misses_an_entry(made: Synthesized, fde: Fde, result: FunctionResult) -> bool:
