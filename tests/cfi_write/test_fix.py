@@ -10,6 +10,7 @@ import pytest
 
 from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
+from fullframe.cfi.write import synthesize
 from fullframe.cfi.write.fix import fix_source
 from fullframe.cli.main import main
 from tests.cfi_write.support import compare_sources, compiled, need, source, stripped
@@ -422,3 +423,126 @@ class TestCommand:
         assert main(["cfi", "fix", str(path), "--in-place"]) == 1
         assert path.read_text() == text
         assert f"{path}:7:" in capsys.readouterr().err
+
+
+#: Two functions under one ``.cfi_startproc``. The rows are true at the second's call, and wrong at
+#: its begin; the first's row at its ``ret`` is wrong too.
+SHARED = """\
+\t.text
+\t.globl f1, user
+f1:\t.cfi_startproc
+\tsub $72, %rsp
+\t.cfi_def_cfa_offset 80
+\tcall ext
+\tadd $72, %rsp
+\tret
+{names}
+f2:\tsub $72, %rsp
+\tcall ext
+\tadd $72, %rsp
+\t.cfi_def_cfa_offset 8
+\tret
+\t.cfi_endproc
+user:{caller}
+\tsub $8, %rsp
+\tcall f2
+\tadd $8, %rsp
+\tret
+\t.size user, .-user
+"""
+_GLOBAL = "\t.globl f2\n\t.type f2, @function"
+
+
+@pytest.mark.parametrize("names", ["", _GLOBAL], ids=["local", "global"])
+@pytest.mark.parametrize("kind", ["", "\n\t.type user, @function"], ids=["label", "function"])
+def test_functions_that_share_a_procedure(names: str, kind: str) -> None:
+    """Each begins with the frame of an entry, and what is true behind that stays."""
+    result = fix_source(source(SHARED.format(names=names, caller=kind)))
+    assert result.refused == []
+    assert (result.functions, result.functions_done) == (2, 2)
+    lines = [line.strip() for line in result.new_text.splitlines()]
+    assert lines[lines.index("f2:\tsub $72, %rsp") + 1] == ".cfi_def_cfa_offset 80"
+    assert ".cfi_def_cfa_offset 8" in lines[: lines.index("f2:\tsub $72, %rsp")]
+    assert_no_wrong(result.new_text)
+    assert not fix_source(source(result.new_text)).changed
+
+
+def test_an_entry_that_control_also_falls_into() -> None:
+    """No rule is true of both: the function is refused, at the entry."""
+    text = SHARED.format(names="", caller="").replace(
+        "\tadd $72, %rsp\n\tret\n", "\txor %edi, %edi\n", 1
+    )
+    result = fix_source(source(text))
+    (refusal,) = result.refused
+    assert (result.functions, result.functions_done) == (2, 1)
+    assert refusal.line == text.splitlines().index("f2:\tsub $72, %rsp") + 1
+    assert "no rule is true of both" in refusal.message
+
+
+def test_what_the_checker_finds_wrong_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the entry not known, the proof would still refuse what it makes of the function."""
+    monkeypatch.setattr(synthesize, "with_entries", lambda _, functions: functions)
+    text = SHARED.format(names="", caller="")
+    result = fix_source(source(text))
+    assert result.functions_done == 1
+    assert [item.line for item in result.refused] == [
+        text.splitlines().index("f2:\tsub $72, %rsp") + 1
+    ]
+    assert "the checker finds the rules here wrong" in result.refused[0].message
+    assert result.new_text.count(".cfi_def_cfa_offset 80") == 1
+
+
+def test_a_local_function_without_a_symbol() -> None:
+    """Assemblers drop ``.L`` labels; the call that leads there tells of the function."""
+    text = """\
+\t.globl pub
+\t.type pub, @function
+pub:\tsub $8, %rsp
+\tcall .Lh
+\tadd $8, %rsp
+\tret
+\t.size pub, .-pub
+\t.type .Lh, @function
+.Lh:\tpush %rbx
+\tcall .Ldeeper
+\tpop %rbx
+\tret
+\t.size .Lh, .-.Lh
+.Ldeeper:
+\tpush %rbx
+\tpop %rbx
+\tret
+"""
+    result = fix_source(source(text))
+    assert (result.functions, result.functions_done, result.refused) == (2, 2, [])
+    assert "\t.cfi_startproc\n.Lh:\tpush %rbx\n" in result.new_text
+    assert_no_wrong(result.new_text)
+    annotated = text.replace("pub:", "pub:\t.cfi_startproc\n").replace(
+        "\t.size pub, .-pub\n", "\t.cfi_endproc\n"
+    )
+    result = fix_source(source(annotated))
+    assert result.new_text.count(".cfi_startproc") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (
+            "f:\t.cfi_startproc\n\tcall ext\n\t.cfi_endproc\n\tcall ext\n\tret\n",
+            5,
+            "f: .cfi_endproc stands before the end of the function: control goes on to .text+0x5; "
+            "move it behind the last instruction, and run `cfi fix` again",
+        ),
+        (
+            "f:\tpush %rbx\n\t.cfi_startproc\n\tpop %rbx\n\tret\n\t.cfi_endproc\n",
+            4,
+            "f: .cfi_startproc stands behind instructions of the function; move it before the "
+            "first, and run `cfi fix` again",
+        ),
+    ],
+)
+def test_a_procedure_of_a_part_of_a_function_is_refused(text: str, line: int, message: str) -> None:
+    text = "\t.text\n\t.globl f\n\t.type f, @function\n" + text + "\t.size f, .-f\n"
+    result = fix_source(source(text))
+    assert [(item.line, item.message) for item in result.refused] == [(line, message)]
+    assert (result.functions, result.functions_done, result.changed) == (1, 0, False)

@@ -125,7 +125,7 @@ class _Client:
         facts = self._facts
         engine = facts.engine
         code = self.batch.ranges[number][1]
-        if fde.cie.is_signal_frame:
+        if fde.cie.is_signal_frame or fde.begin in facts.entries.inner:
             return None
         if engine.machine.bits == 32 and facts.callees.clobbered(fde.begin):
             return None

@@ -244,6 +244,7 @@ class ImageChecker:
         """Find out what checking any share of the image needs to know of the whole."""
         if not self._prepared:
             self.facts.entries.called = called(self.code, self.parts)
+            _ = self.facts.entries.inner
             self._prepared = True
 
     def check(
@@ -325,7 +326,7 @@ def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> Fi
     Returns:
         Counts and findings. Raises InputError where the CFI sections cannot be read at all.
     """
-    from fullframe.cfi.describe import malformed, report_of
+    from fullframe.cfi.describe import malformed, partly_uncovered, report_of
     from fullframe.cfi.shares import check_in_shares
 
     began = time.perf_counter()
@@ -342,6 +343,9 @@ def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> Fi
         reports = checker.check(lambda result: report_of(checker, result))
     for begin in sorted(reports):
         report.add(reports[begin])
+    bare = partly_uncovered(checker)
+    if bare:
+        report.findings = sorted([*report.findings, *bare], key=lambda item: item.address)
     report.findings += malformed(image, checker.tables)
     report.seconds = time.perf_counter() - began
     return report

@@ -6,10 +6,12 @@ in a state is remembered in the state, so that the checker asks each question on
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
+from operator import itemgetter
 from typing import Final
 
 from fullframe.cfi.expressions import (
@@ -177,6 +179,11 @@ class ClaimRows(list[tuple[int, Claim]]):
         super().__init__(rows)
         self._labels: tuple[list[int], list[int]] | None = None
         self._offsets: frozenset[int] | None = None
+
+    def at(self, offset: int) -> Claim | None:
+        """Return the claim in force at an offset; None before the first."""
+        position = bisect_right(self, offset, key=itemgetter(0)) - 1
+        return self[position][1] if position >= 0 else None
 
     @property
     def offsets(self) -> frozenset[int]:

@@ -62,6 +62,8 @@ class FunctionContext:
         #: contradicts the row there, to those states; they were left out, which is right only
         #: if control arrives there in another way.
         self.excused: dict[int, set[State]] = {}
+        #: Offsets that are entered as functions, whatever the rows there say.
+        self.entered: frozenset[int] = frozenset()
         self._in_plt = facts.code.in_lazy_plt(fde)
 
     def claim_at(self, offset: int) -> Claim | None:
@@ -241,6 +243,8 @@ class FunctionContext:
 
     def entered_by_call(self, listing: Listing, offset: int) -> bool:
         """See :class:`fullframe.track.flow.Surroundings`."""
+        if offset in self.entered:
+            return True
         claim = self.claim_at(offset)
         if claim is None:
             return False

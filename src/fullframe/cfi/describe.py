@@ -12,12 +12,14 @@ from iced_x86 import Decoder, DecoderOptions, Formatter, FormatterSyntax, OpKind
 from fullframe.cfi.claims import CFA_COLUMN, Answer, Doubt
 from fullframe.cfi.findings import Doubtful, Finding, FunctionReport, Severity
 from fullframe.cfi.header import check_frame_header, read_frame_header
+from fullframe.cfi.uncovered import find_uncovered
 from fullframe.track.listing import CALL, CALL_INSIDE, Listing
 from fullframe.x86.registers import IP
 
 if TYPE_CHECKING:
     from fullframe.cfi.check import ImageChecker
     from fullframe.cfi.frames import FrameTable
+    from fullframe.cfi.inner_entries import InnerEntry
     from fullframe.cfi.results import FunctionResult, Run
     from fullframe.elf.image import Image
 
@@ -137,6 +139,8 @@ def findings_of(checker: ImageChecker, result: FunctionResult) -> list[Finding]:
         found.append(_finding(checker, result, first, doubt, end))
     for source, target, verdict in result.contradictions:
         found += _contradictions(checker, result, source, target, verdict.doubts)
+    for source, target, verdict in result.crossings:
+        found += _crossings(checker, result, source, target, verdict.doubts)
     found += _trampoline_findings(checker, result)
     found.sort(key=lambda finding: (finding.address, finding.code))
     return found
@@ -184,9 +188,48 @@ def _finding(
     synchronous = _has_call(result.listing, first.begin, end)
     code, severity = _classify(doubt, synchronous)
     message = _consequence(checker, first, doubt, synchronous)
+    entry = result.entered.get(first.begin)
+    if entry is not None:
+        message += f" (a function's entry: {_entered_from(checker.image, entry)})"
     if first.premised:
         message += " (no visible edge leads here: an earlier row was taken at its word)"
     return _make(checker, result, code, severity, first.begin, end, doubt, message)
+
+
+def _entered_from(image: Image, entry: InnerEntry) -> str:
+    if not entry.calls:
+        named = (
+            symbol.name
+            for symbol in image.function_symbols()
+            if symbol.address == entry.address and symbol.kind in ("func", "ifunc")
+        )
+        return f"the function symbol {next(named)} is here"
+    more = f", and {len(entry.calls) - 1} more" if len(entry.calls) > 1 else ""
+    return f"the call at {image.place(entry.calls[0])} leads here{more}"
+
+
+def _crossings(
+    checker: ImageChecker,
+    result: FunctionResult,
+    source: int,
+    target: int,
+    doubts: tuple[Doubt, ...],
+) -> list[Finding]:
+    """Tell of control that goes into a function's entry with another frame than a call's."""
+    listing, image = result.listing, checker.image
+    where = "another FDE" if source < 0 else image.place(listing.begin + listing.starts[source])
+    entry = _entered_from(image, result.entered[target])
+    found = []
+    for doubt in doubts:
+        if doubt.answer is Answer.WRONG:
+            code, severity = _classify(doubt, synchronous=False)
+            message = (
+                f"control comes here from {where} too, not by a call: the row is true only of a "
+                f"function's entry ({entry})"
+            )
+            there = replace(doubt, suggestion="")
+            found.append(_make(checker, result, code, severity, target, target + 1, there, message))
+    return found
 
 
 def _contradictions(
@@ -199,10 +242,14 @@ def _contradictions(
     listing = result.listing
     there = checker.image.place(listing.begin + listing.starts[target])
     index = max(source, 0)
+    calls = _has_call(listing, index, index + 1)
+    kind = "call" if calls else "jump"
     return [
         _make(
-            checker, result, "FF-C006", Severity.ASYNCHRONOUS, index, index + 1, doubt,
-            f"taken at its word, the CFI before this jump contradicts the CFI at {there}",
+            checker, result, "FF-C006", Severity.ASYNCHRONOUS, index, index + 1,
+            # At a call, what is so at its target is no row for the call.
+            replace(doubt, suggestion="") if calls else doubt,
+            f"taken at its word, the CFI before this {kind} contradicts the CFI at {there}",
         )
         for doubt in doubts
         if doubt.answer is Answer.WRONG
@@ -285,6 +332,52 @@ def _taken_for_return_address(checker: ImageChecker, run: Run) -> str:
         checker.engine.precise.space, run.state, run.claim
     )
     return value or "something else"
+
+
+def partly_uncovered(checker: ImageChecker) -> list[Finding]:
+    """Turn the FDEs that cover a part of a function only into findings, by address.
+
+    Args:
+        checker: of the image.
+    """
+    image = checker.image
+    found = []
+    for item in find_uncovered(checker.code, checker.facts.callees):
+        begin = item.function if item.into else item.target
+        bare = image.place(begin)
+        covered = (
+            f"the FDE covers {image.place(item.fde.begin)} to {image.place(item.fde.end)} only"
+        )
+        who = "a debugger that stops and a profiler that samples"
+        if item.calls:
+            who += ", and an exception that a callee throws,"
+        way = "comes from" if item.into else "goes on to"
+        target = image.place(item.source if item.into else item.target)
+        found.append(
+            Finding(
+                code="FF-C013",
+                severity=Severity.RETURN_ADDRESS if item.calls else Severity.ASYNCHRONOUS,
+                path=image.path,
+                function=image.function_name(item.function),
+                address=item.source,
+                end_address=item.bare_end,
+                source=image.source_line(item.source),
+                instruction=instruction_text(
+                    image, bytes(image.read(item.source, min(15, item.end - item.source))),
+                    item.source,
+                ),
+                claimed=covered,
+                actual=f"control {way} {target}, in the same function",
+                message=f"from {bare} on {who} find no rules: an unwinder ends there",
+                suggestion=(
+                    ".cfi_startproc before the function's first instruction"
+                    if item.into
+                    else ".cfi_endproc behind the function's last instruction"
+                ),
+                place=image.place(item.source),
+            )
+        )  # fmt: skip
+    return found
 
 
 def malformed(image: Image, tables: list[FrameTable]) -> list[Finding]:

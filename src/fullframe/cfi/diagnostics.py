@@ -114,5 +114,17 @@ DIAGNOSTICS = catalogue(
             "Compare the file's size with the original's; an image from memory is read by its "
             "program headers, and a baseline can hold this finding.",
         ),
+        Diagnostic(
+            "FF-C013",
+            "part of a function without call-frame information",
+            "Control goes on, within one function by its symbol's size, from code that an FDE "
+            "covers to code that none does, or comes from there into it. An unwinder that starts "
+            "in the uncovered part, or comes to it from a callee, finds no rule and ends there.",
+            "A .cfi_endproc before the end of the function, as behind its first call; a "
+            ".cfi_startproc behind its first instructions. Code that is a function of its own, "
+            "without call-frame information, is not reported.",
+            "Put .cfi_startproc right behind the function's label and .cfi_endproc right before "
+            "its .size, and write the directives for the instructions between.",
+        ),
     )
 )

@@ -8,6 +8,7 @@ a call tells which.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 from iced_x86 import Code, Decoder, DecoderOptions
@@ -16,6 +17,7 @@ from fullframe.cfi.claims import Answer, Claim, ClaimBook, ClaimRows
 from fullframe.cfi.engine import Engine
 from fullframe.cfi.frames import Cie, Fde
 from fullframe.cfi.image_code import ImageCode
+from fullframe.cfi.inner_entries import InnerEntry, find_inner_entries
 from fullframe.errors import FullframeError
 from fullframe.track.listing import is_filler
 from fullframe.track.state import State, StateSpace
@@ -111,6 +113,11 @@ class Entries:
         self._fills: dict[bytes, bool] = {}
         self._of_functions: dict[Cie, bool] = {}
         self.called: frozenset[int] = frozenset()
+
+    @cached_property
+    def inner(self) -> dict[int, tuple[InnerEntry, ...]]:
+        """The places within FDEs that are entered as functions, by where the FDE begins."""
+        return find_inner_entries(self._code)
 
     def is_fragment(self, fde: Fde, rows: ClaimRows, body: bytes) -> bool:
         """Return whether an FDE is no function's entry: its frame is already built.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fullframe.cfi.claims import Answer, Claim, Verdict
 from fullframe.cfi.frames import Fde
+from fullframe.cfi.inner_entries import InnerEntry
 from fullframe.cfi.trampolines import Trampoline
 from fullframe.track.listing import Listing
 from fullframe.track.state import State
@@ -52,6 +53,9 @@ class FunctionResult:
         coarse: proved in the coarse space; there are no runs then, all is proved.
         changes: then, if there are exits, gives the states by address.
         trampoline: the signal trampoline that the function is, or None.
+        entered: index to what is known of it, of the places within that are entered as functions.
+        crossings: (index of the jump or of what falls through, -1 for another FDE's, index of one
+            of ``entered``, verdict there) where control also comes with another frame.
     """
 
     fde: Fde
@@ -64,6 +68,8 @@ class FunctionResult:
     coarse: bool = False
     changes: Callable[[], Changes] | None = None
     trampoline: Trampoline | None = None
+    entered: dict[int, InnerEntry] = field(default_factory=dict)
+    crossings: list[tuple[int, int, Verdict]] = field(default_factory=list)
 
     @property
     def unmarked(self) -> bool:
@@ -79,7 +85,11 @@ class FunctionResult:
     def has_findings(self) -> bool:
         """Whether anything is wrong."""
         return bool(
-            self.tally[Answer.WRONG] or self.contradictions or self.unmarked or self.unprotected
+            self.tally[Answer.WRONG]
+            or self.contradictions
+            or self.crossings
+            or self.unmarked
+            or self.unprotected
         )
 
 

@@ -49,7 +49,7 @@ class StraightProver:
         """
         facts = self._facts
         engine = facts.engine
-        if fde.cie.is_signal_frame or not stream.count:
+        if fde.cie.is_signal_frame or not stream.count or fde.begin in facts.entries.inner:
             return None
         space = engine.coarse.space
         brought: dict[int, State] = {}

@@ -10,16 +10,20 @@ from bisect import bisect_left, bisect_right
 
 from fullframe.cfi.claims import ASSUMED, PROVED, Answer, Claim, ClaimBook, ClaimRows, Verdict
 from fullframe.cfi.context import FunctionContext
+from fullframe.cfi.entries import holds_at_entry
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.handover import Handover, made_uncertain
 from fullframe.cfi.image_code import is_stub
+from fullframe.cfi.inner_entries import InnerEntry
 from fullframe.cfi.premises import premise, signal_entry
 from fullframe.cfi.results import FunctionResult, Run, reason_of
+from fullframe.cfi.rules import CfaRegister
 from fullframe.cfi.trampolines import Trampoline
 from fullframe.track.flow import Flow, Follower
 from fullframe.track.listing import Listing, decode, is_filler
 from fullframe.track.state import State, StateSpace
+from fullframe.x86.registers import SP
 
 #: What was decoded behind a table in the code may be none; hostile code could go on so.
 _MOST_TABLES_IN_CODE = 16
@@ -69,6 +73,7 @@ class Visitor:
                 break
             body = code
         follower = Follower(classifier, context)
+        entries: list[InnerEntry] = []
         flow = follower.start(listing)
         if doubting:
             flow.falls_through = context.falls_through
@@ -77,6 +82,9 @@ class Visitor:
             seeds = [] if state is None else [(0, state)]
         else:
             seeds = self._seeds(fde, listing, rows, context)
+            entries = self._inner_entries(fde, context)
+            context.entered = frozenset(entry.address - begin for entry in entries)
+            follower.enter(flow, sorted(context.entered))
         follower.follow(flow, seeds)
         self._follow_excused(follower, flow, context)
         unsolved = self._follow_premises(follower, flow, context, body)
@@ -92,6 +100,11 @@ class Visitor:
             for (target, jump), state in flow.exits.items()
         }
         result.trampoline = trampoline
+        for entry in entries:
+            index = listing.index_of(entry.address - begin)
+            if index is not None:
+                result.entered[index] = entry
+        result.crossings = self._crossings(flow, context)
         for source, target, state in flow.contradicted:
             claim = context.claim_at(listing.starts[target])
             if claim is None:
@@ -146,6 +159,56 @@ class Visitor:
                 state = made_uncertain(space, state)
             seeds.append((arrival.address - listing.begin, state))
         return seeds
+
+    def _inner_entries(self, fde: Fde, context: FunctionContext) -> list[InnerEntry]:
+        """Return the places within an FDE that are entered as functions.
+
+        Those are left out that carry on the row of every call that leads there, one word further
+        down: an unwinder goes from there to the caller's caller, and rightly.
+        """
+        return [
+            entry
+            for entry in self._facts.entries.inner.get(fde.begin, ())
+            if entry.visible
+            or not all(
+                self._is_carried_on(call, context.claim_at(entry.address - fde.begin))
+                for call in entry.calls
+            )
+        ]
+
+    def _is_carried_on(self, call: int, claim: Claim | None) -> bool:
+        engine = self._facts.engine
+        caller = self._facts.code.covering(call)
+        if caller is None or claim is None:
+            return False
+        before = engine.rows_of(caller).at(call - caller.begin)
+        if before is None or before.rules != claim.rules:
+            return False
+        one, other = before.cfa, claim.cfa
+        if not isinstance(one, CfaRegister) or not isinstance(other, CfaRegister):
+            return False
+        pushed = engine.machine.word_bytes
+        stack_pointer = engine.machine.hardware_to_dwarf[SP]
+        distance = pushed if one.dwarf_register == stack_pointer else 0
+        return other == CfaRegister(one.dwarf_register, one.offset_bytes + distance)
+
+    def _crossings(self, flow: Flow, context: FunctionContext) -> list[tuple[int, int, Verdict]]:
+        """Return (source, target, verdict) of what goes into functions' entries with a frame.
+
+        A row can be true only of one: where it is not true of the entry, that is what is told.
+        """
+        engine, listing = self._facts.engine, flow.listing
+        book, space = engine.book, engine.precise.space
+        found = []
+        for (source, target), state in flow.crossings.items():
+            claim = context.claim_at(listing.starts[target])
+            address = listing.begin + listing.starts[target]
+            if claim is None or not holds_at_entry(book, space, claim, address):
+                continue
+            verdict = book.judge(space, state, claim, address)
+            if verdict.answer is Answer.WRONG:
+                found.append((source, target, verdict))
+        return found
 
     def _follow_excused(self, follower: Follower, flow: Flow, context: FunctionContext) -> None:
         """Follow calls that were taken not to return, where nothing else leads behind them.

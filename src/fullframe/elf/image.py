@@ -12,6 +12,7 @@ import stat
 from bisect import bisect_right
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fullframe.elf import dynamic as dyn
 from fullframe.elf import layout, structures, symbol_reader
@@ -37,6 +38,10 @@ from fullframe.elf.structures import (
 from fullframe.elf.symbols import FunctionSymbols, Symbol, SymbolTable
 from fullframe.errors import InputError, Place
 from fullframe.x86.registers import Machine
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["AddressError", "Image", "Relocation", "Section", "Symbol"]
 
@@ -398,6 +403,14 @@ class Image:
     def function_addresses(self) -> dict[str, int]:
         """Return the addresses of :meth:`function_symbols` by name; the last, of several."""
         return self._functions.addresses()
+
+    def visible_functions(self) -> npt.NDArray[np.int64]:
+        """Return the addresses of functions that other images may call by name, ascending."""
+        return self._functions.visible_functions()
+
+    def function_extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the first addresses of functions that have a size, ascending, and their ends."""
+        return self._functions.extents()
 
     def symbol_at(self, address: int) -> Symbol | None:
         """Return the function symbol that covers ``address``, or the nearest one before it.

@@ -45,6 +45,9 @@ _BINDINGS = {0: "local", 1: "global", 2: "weak", 10: "unique"}
 #: STT_NOTYPE, STT_FUNC, STT_GNU_IFUNC: what may name code.
 NOTYPE, FUNC, IFUNC = 0, 2, 10
 _LOCAL = 0
+#: Visibilities (gABI chapter 4, "Symbol Table") of what other images see: STV_DEFAULT and
+#: STV_PROTECTED.
+_DEFAULT, _PROTECTED = 0, 3
 #: Symbols that nest more deeply than this are not told apart.
 _DEEPEST_NESTING = 64
 
@@ -232,6 +235,35 @@ class FunctionSymbols:
                 rows["table"].tolist(), offsets.tolist(), rows["address"].tolist(), strict=True
             )
         }
+
+    def visible_functions(self) -> npt.NDArray[np.int64]:
+        """Return the addresses of the functions that other images may call by name, ascending.
+
+        Labels that are no functions are left out, and what is hidden within the image.
+        """
+        rows = self._rows
+        kept = np.zeros(len(rows), bool)
+        for index, table in enumerate(self._tables):
+            chosen = np.flatnonzero(rows["table"] == index)
+            entries = table.entries[rows["number"][chosen]]
+            kinds, visibilities = entries["info"] & 15, entries["other"] & 3
+            kept[chosen] = (
+                ((kinds == FUNC) | (kinds == IFUNC))
+                & (entries["info"] >> 4 != _LOCAL)
+                & ((visibilities == _DEFAULT) | (visibilities == _PROTECTED))
+            )
+        return np.unique(rows["address"][kept].astype(np.int64))
+
+    def extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the first addresses of functions that have a size, ascending, and their ends."""
+        rows = self._rows
+        kept = np.zeros(len(rows), bool)
+        for index, table in enumerate(self._tables):
+            chosen = np.flatnonzero(rows["table"] == index)
+            kept[chosen] = table.entries["info"][rows["number"][chosen]] & 15 == FUNC
+        rows = rows[kept & (rows["size"] != 0)]
+        begins = rows["address"].astype(np.int64)
+        return begins, begins + rows["size"].astype(np.int64)
 
     def at(self, address: int) -> Symbol | None:
         """Return the symbol that covers ``address``, or the nearest before it in its range.

@@ -26,6 +26,8 @@ from fullframe.track.listing import (
     Listing,
 )
 from fullframe.track.state import State, TooComplexError
+from fullframe.track.values import CFA_REGION, Entry
+from fullframe.x86.registers import SP
 
 
 class Surroundings(Protocol):
@@ -68,6 +70,10 @@ class Flow:
         contradicted: (index of a jump, target index, state) where what follows from a premise
             arrives at a place already followed.
         inner_entries: indices that calls within the range enter as functions of their own.
+        entered: indices that are known to be entered as functions: their states stay those of
+            an entry, whatever else leads there.
+        crossings: (index of a jump or of what falls through, index of one of ``entered``) to
+            the state that arrives there and is not that of an entry.
         pending: leaders to be followed; the lowest first, so that paths meet before they go on.
         work: a heap of them, some perhaps no longer pending.
         settled: leaders that a premise does not change.
@@ -83,6 +89,8 @@ class Flow:
     assumed: set[int] = field(default_factory=set)
     contradicted: list[tuple[int, int, State]] = field(default_factory=list)
     inner_entries: set[int] = field(default_factory=set)
+    entered: set[int] = field(default_factory=set)
+    crossings: dict[tuple[int, int], State] = field(default_factory=dict)
     pending: set[int] = field(default_factory=set)
     work: list[int] = field(default_factory=list)
     settled: frozenset[int] = frozenset()
@@ -115,6 +123,20 @@ class Follower:
     def start(self, listing: Listing) -> Flow:
         """Begin with a range."""
         return Flow(listing)
+
+    def enter(self, flow: Flow, offsets: Iterable[int]) -> None:
+        """Have places within a range be functions' entries, before anything is followed.
+
+        Args:
+            flow: of the range.
+            offsets: from the range's begin.
+        """
+        entry = self.space.function_entry()
+        for offset in offsets:
+            index = flow.listing.index_of(offset)
+            if index is not None:
+                flow.entered.add(index)
+                self._arrive(flow, -1, index, entry)
 
     def follow(
         self, flow: Flow, seeds: Iterable[tuple[int, State]], *, assumed: bool = False
@@ -161,6 +183,13 @@ class Follower:
             if flow.listing.add_leader(target):
                 self._cut(flow, target)
         else:
+            if target in flow.entered:
+                if self._is_like(current, state):
+                    if target in flow.settled:
+                        return  # a function is entered once more
+                elif target not in flow.settled:
+                    flow.crossings[source, target] = state
+                    return
             if target in flow.settled:
                 flow.contradicted.append((source, target, state))
                 return
@@ -170,6 +199,15 @@ class Follower:
             flow.arriving[target] = joined
         flow.pending.add(target)
         heappush(flow.work, target)
+
+    def _is_like(self, entered: State, state: State) -> bool:
+        """Return whether a state has the frame that a function is entered with."""
+        machine = self.space.machine
+        returned = (CFA_REGION, -machine.word_bytes)
+        return entered.slots.get(returned) is state.slots.get(returned) and all(
+            entered.registers[register] is state.registers[register]
+            for register in (SP, *machine.callee_saved)
+        )
 
     def _cut(self, flow: Flow, index: int) -> None:
         """A leader came to light within a piece: follow the piece again, up to the leader."""
@@ -232,6 +270,11 @@ class Follower:
                 flow.pieces[leader] = (changes, index + 1)
                 return
             if after is not state:
+                if flow.entered and isinstance(after.registers[SP], Entry):
+                    # What is called to go on with a stack that it is given, as where an error
+                    # lands, goes on in the frame of that stack, which is not its own.
+                    flow.pieces[leader] = (changes, index + 1)
+                    return
                 state = after
                 changes.append((index + 1, state))
 
@@ -302,7 +345,10 @@ class Follower:
             pushed = self.classifier.call_inside.after(space, state)
             if target == index + 1 and self._takes_back(listing, target):
                 return pushed  # the old way to read the program counter
-            if self.surroundings.entered_by_call(listing, offset):
+            known = None if target is None else flow.arriving.get(target)
+            if known is not None and self._is_like(space.function_entry(), known):
+                pass  # what else leads there enters a function, and so does the call
+            elif self.surroundings.entered_by_call(listing, offset):
                 if target is not None and target not in flow.inner_entries:
                     flow.inner_entries.add(target)
                     self._go(flow, index, offset, space.function_entry())

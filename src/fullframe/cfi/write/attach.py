@@ -103,7 +103,7 @@ def attach(path: str) -> Attached:
     covered = RowMap(image)
     functions = [
         function
-        for function in functions_of_symbols(image)
+        for function in functions_of_symbols(image, [(fde.begin, fde.end) for fde in covered.fdes])
         if covered.fde_at(function.begin) is None and function.end > function.begin
     ]
     if not functions:
@@ -154,6 +154,12 @@ def _hopeless(made: Synthesized) -> str | None:
     for gap in made.gaps:
         if gap.is_contradiction:
             return gap.reason
+    if made.crossings:
+        source, target = made.crossings[0]
+        return (
+            f"control comes from offset {source - made.function.begin:#x} to offset "
+            f"{target - made.function.begin:#x}, which is entered as a function, with another frame"
+        )
     if not made.rows:
         return made.gaps[0].reason if made.gaps else "no instruction"
     return None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import MappingProxyType
 
 from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.results import FunctionResult
+from fullframe.cfi.uncovered import Uncovered, find_uncovered
 from fullframe.cfi.write.compare import Difference, RowMap, difference, section_shift
 from fullframe.cfi.write.conversion import Conversion
 from fullframe.cfi.write.directives import (
@@ -85,8 +87,10 @@ def fix_source(
         if item.line is not None and can_be_split(source, assembled, item.line)
     }
     if crowded:
-        now, origins = split_lines(source, crowded)
-        result = _fix(now, now.assemble(), preserved)
+        split, split_origins = split_lines(source, crowded)
+        again = _fix(split, split.assemble(), preserved)
+        if len(again.refused) < len(result.refused):  # else it was not for want of a place
+            now, origins, result = split, split_origins, again
     if result.refused and ".macro" in now.text:
         result = _fix_within_macros(now, result, preserved)
     return result if origins is None else renumbered(result, source, origins)
@@ -119,30 +123,38 @@ def _fix(
     preserved: Mapping[str, tuple[int, ...]],
     macros: Macros | None = None,
 ) -> Conversion:
-    plans, conversion = _plans(source, assembled, preserved, macros)
+    plans, conversion, right = _plans(source, assembled, preserved, macros)
     for _ in range(_MOST_ROUNDS):
         text = _edited(source, assembled, plans, macros)
         if text == source.text:
             conversion.differences = []
             break
-        compared, differences = _prove(source.with_text(text), assembled, plans)
-        conversion.boundaries_compared = compared
-        conversion.differences = differences
-        if not differences:
-            break
+        proof = _prove(source.with_text(text), assembled, plans, right)
+        conversion.boundaries_compared = proof.compared
+        conversion.differences = proof.differences
         bad = {
             plan.function.begin
             for plan in plans
-            for difference in differences
-            if plan.function.begin <= difference.address < plan.function.end
+            for address in [*proof.wrong, *(item.address for item in proof.differences)]
+            if plan.function.begin <= address < plan.function.end
         }
+        if not bad:
+            for begin, address in proof.come_to_light.items():
+                text = (
+                    f"{assembled.image.function_name(begin)}: the rules here are wrong, as what "
+                    "calls this place shows now that it has directives; run `cfi fix` again"
+                )
+                conversion.refused.append(Refusal(line_of(assembled, address), text))
+                conversion.functions_done -= 1
+            break
         refuted = [plan for plan in plans if plan.function.begin in bad]
         spoilt = {spot for plan in refuted for spot in plan.inside.texts}
         if spoilt:
             raise ConflictError(spoilt)
         for plan in plans:
             if plan.function.begin in bad:
-                conversion.refused.append(_not_proved(assembled, plan))
+                wrong = [address for address in proof.wrong if _is_in(plan.function, address)]
+                conversion.refused.append(_not_proved(assembled, plan, wrong))
                 conversion.functions_done -= 1
         plans = [plan for plan in plans if plan.function.begin not in bad]
     conversion.new_text = _edited(source, assembled, plans, macros)
@@ -171,8 +183,18 @@ def _edited(
     return _merge(patches).apply(source.text)
 
 
-def _not_proved(assembled: Assembled, plan: Plan) -> Refusal:
+def _is_in(function: Function, address: int) -> bool:
+    return function.begin <= address < function.end
+
+
+def _not_proved(assembled: Assembled, plan: Plan, wrong: list[int]) -> Refusal:
     line = line_of(assembled, plan.function.begin)
+    if wrong:
+        text = (
+            f"{plan.function.name}: with the new directives the checker finds the rules here "
+            "wrong; write this function's directives by hand"
+        )
+        return Refusal(line_of(assembled, min(wrong)) or line, text)
     text = (
         f"{plan.function.name}: assembled with the new directives, its rules are not those that "
         "were meant; macros that write directives of their own are the usual reason"
@@ -185,8 +207,8 @@ def _plans(
     assembled: Assembled,
     preserved: Mapping[str, tuple[int, ...]],
     macros: Macros | None,
-) -> tuple[list[Plan], Conversion]:
-    """Find out what every function lacks."""
+) -> tuple[list[Plan], Conversion, set[int]]:
+    """Find out what every function lacks, and which FDEs, by their begin, lack nothing."""
     image = assembled.image
     conversion = Conversion(source.path, source.text, source.text)
     rows = RowMap(image)
@@ -195,14 +217,25 @@ def _plans(
     functions = [_with_table(function, tables) for function in functions]
     checker = ImageChecker(image)
     verdicts = {result.fde.begin: result for result in checker.results()}
+    bare = {item.fde.begin: item for item in find_uncovered(checker.code, checker.facts.callees)}
     written = _Written(directive_lines(assembled), macros, tables)
     plans = []
+    right: set[int] = set()
     for made in synthesize(image, functions, preserved):
         conversion.functions += 1
         fde = rows.fde_at(made.function.begin)
         result = None if fde is None else verdicts.get(fde.begin)
-        if fde is not None and result is not None and not _is_wrong(result):
+        if fde is not None and fde.begin in bare:
+            conversion.refused.append(_not_covered(assembled, bare[fde.begin]))
+            continue
+        if (
+            fde is not None
+            and result is not None
+            and not _is_wrong(result)
+            and not _misses_an_entry(made, fde, result)
+        ):
             conversion.functions_done += 1
+            right.add(fde.begin)
             continue
         try:
             plan = _plan(source, assembled, made, fde, result, written)
@@ -211,7 +244,7 @@ def _plans(
             continue
         plans.append(plan)
         conversion.functions_done += 1
-    return plans, conversion
+    return plans, conversion, right
 
 
 def _with_table(function: Function, tables: Mapping[int, ExceptionTable]) -> Function:
@@ -223,14 +256,14 @@ def _with_table(function: Function, tables: Mapping[int, ExceptionTable]) -> Fun
 
 
 def _is_wrong(result: FunctionResult) -> bool:
-    return bool(result.tally[Answer.WRONG] or result.contradictions)
+    return bool(result.tally[Answer.WRONG] or result.contradictions or result.crossings)
 
 
 def _functions(image: Image, rows: RowMap) -> list[Function]:
     """Return the functions that have FDEs, and those of the symbols that have none."""
     found = functions_of_fdes(image, rows.fdes)
     covered = [(fde.begin, fde.end) for fde in rows.fdes]
-    for function in functions_of_symbols(image):
+    for function in functions_of_symbols(image, covered):
         if all(end <= function.begin or begin >= function.end for begin, end in covered):
             found.append(function)
     return sorted(found, key=lambda function: function.begin)
@@ -248,6 +281,14 @@ def _plan(
     line = line_of(assembled, function.begin)
     own = {row.address: Unwind(row.cfa, row.registers) for row in made.rows}
     starts = sorted(own)
+    if made.crossings:
+        comes, there = made.crossings[0]
+        text = (
+            f"{function.name}: a call enters a function here, and control comes from "
+            f"{assembled.image.place(comes)} too with another frame: no rule is true of both; "
+            "mend the code, or begin a function of its own here"
+        )
+        raise RefusedError(Refusal(line_of(assembled, there) or line, text))
     hopeless = next((gap for gap in made.gaps if gap.is_contradiction), None)
     if not starts or (hopeless is not None and fde is None):
         gap = hopeless or made.gaps[0]
@@ -265,7 +306,7 @@ def _plan(
     if function.begin in written.tables:
         plan.opening += written.tables[function.begin].directives
     if fde is not None and result is not None:
-        _keep_what_is_right(plan, fde, result)
+        _keep_what_is_right(plan, fde, result, made)
         mend(source, assembled, plan, written.directives)
     else:
         for gap in made.gaps:
@@ -285,7 +326,38 @@ def _plan(
     return plan
 
 
-def _keep_what_is_right(plan: Plan, fde: Fde, result: FunctionResult) -> None:
+def _not_covered(assembled: Assembled, item: Uncovered) -> Refusal:
+    name = assembled.image.function_name(item.function)
+    if item.into:
+        text = (
+            f"{name}: .cfi_startproc stands behind instructions of the function; move it "
+            "before the first, and run `cfi fix` again"
+        )
+        return Refusal(line_of(assembled, item.function), text)
+    text = (
+        f"{name}: .cfi_endproc stands before the end of the function: control goes on to "
+        f"{assembled.image.place(item.target)}; move it behind the last "
+        "instruction, and run `cfi fix` again"
+    )
+    return Refusal(line_of(assembled, item.source), text)
+
+
+def _misses_an_entry(made: Synthesized, fde: Fde, result: FunctionResult) -> bool:
+    """Return whether the rows are not those of a function where one is entered.
+
+    The checker knows calls of what has rules; here what will have some is known as well.
+    """
+    seen = {entry.address for entry in result.entered.values()}
+    initial = fde.cie.initial_row
+    entry = Unwind(initial.cfa, initial.registers)
+    rows = (fde.row_at(address) for address in made.function.entries if address not in seen)
+    return any(
+        row is not None and not entry.same_as(Unwind(row.cfa, row.registers, row.args_size))
+        for row in rows
+    )
+
+
+def _keep_what_is_right(plan: Plan, fde: Fde, result: FunctionResult, made: Synthesized) -> None:
     """Want the rule that is there wherever it is not wrong."""
     starts = result.listing.starts
     wrong: set[int] = set()
@@ -297,6 +369,15 @@ def _keep_what_is_right(plan: Plan, fde: Fde, result: FunctionResult) -> None:
     for source, _, _ in result.contradictions:
         if source >= 0:
             wrong.add(result.listing.begin + starts[source])
+    if _misses_an_entry(made, fde, result):
+        # What follows from rows that were taken at their word is not known to be right.
+        unseen = {address for gap in made.gaps for address in range(gap.begin, gap.end)}
+        for run in result.runs:
+            if run.premised:
+                wrong.update(
+                    result.listing.begin + starts[index] for index in range(run.begin, run.end)
+                )
+        wrong -= unseen
     for address in plan.wanted:
         if address not in wrong:
             row = fde.row_at(address)
@@ -319,10 +400,58 @@ def _merge(patches: list[Patch]) -> Patch:
     return merged
 
 
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What assembling the edited source showed.
+
+    Attributes:
+        compared: boundaries held against what was meant.
+        differences: those that are not the same.
+        wrong: addresses, as before, of boundaries that were planned and that the checker finds
+            wrong, with all that the whole object shows.
+        come_to_light: where functions begin, as before, for which nothing was planned and which
+            are wrong now that others have rules, to the first address that is.
+    """
+
+    compared: int
+    differences: list[Difference]
+    wrong: list[int]
+    come_to_light: dict[int, int]
+
+
+def _found_wrong(image: Image, before: Image) -> dict[int, list[int]]:
+    """Return the addresses that the checker finds wrong, by where the function begins.
+
+    Args:
+        image: the object with the new rules.
+        before: the object as it was, whose addresses are given.
+    """
+    shift = section_shift(image, before)
+    found = {}
+    for result in ImageChecker(image).results():
+        if _is_wrong(result):
+            section = image.section_at(result.fde.begin)
+            assert section is not None
+            wrong = {target for _, target, _ in result.crossings}
+            wrong.update(source for source, _, _ in result.contradictions if source >= 0)
+            for run in result.runs:
+                if run.verdict.answer is Answer.WRONG:
+                    wrong.update(range(run.begin, run.end))
+            moved, listing = shift.get(section.index, 0), result.listing
+            found[result.fde.begin + moved] = sorted(
+                listing.begin + moved + listing.starts[index] for index in wrong
+            )
+    return found
+
+
 def _prove(
-    edited: AssemblySource, assembled: Assembled, plans: list[Plan]
-) -> tuple[int, list[Difference]]:
-    """Assemble the edited source and hold every boundary against what was meant."""
+    edited: AssemblySource, assembled: Assembled, plans: list[Plan], right: set[int]
+) -> _Proof:
+    """Assemble the edited source and hold every boundary against what was meant.
+
+    The checker is asked of the whole object: what was written may bring to light what else leads
+    to a function.
+    """
     again = edited.assemble()
     if loaded_bytes(again.image, again.data, code_only=True) != loaded_bytes(
         assembled.image, assembled.data, code_only=True
@@ -352,4 +481,13 @@ def _prove(
             found = after.at(address + shift.get(section.index, 0))
             if found is None or not found.same_as(rules):
                 differences.append(difference(assembled.image, address, rules, found))
-    return compared, differences
+    meant = {address for plan in plans for address in set(plan.wanted) - plan.given_up}
+    mended = {plan.fde.begin if plan.fde is not None else plan.function.begin for plan in plans}
+    told = _found_wrong(again.image, assembled.image)
+    wrong = sorted(meant.intersection(chain.from_iterable(told.values())))
+    come_to_light = {
+        begin: addresses[0]
+        for begin, addresses in told.items()
+        if begin not in mended and begin in right and addresses
+    }
+    return _Proof(compared, differences, wrong, come_to_light)

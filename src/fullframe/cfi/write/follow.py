@@ -48,6 +48,8 @@ class Followed:
         assumed: indices that only an indirect jump with unseen targets can lead to; taken to
             have the frame of that jump.
         sources: first addresses of the functions that jump into this one with their frame.
+        crossings: (address that control comes from, where it goes) where that is entered as a
+            function and the frame is another: no row is true of both.
     """
 
     function: Function
@@ -58,6 +60,7 @@ class Followed:
     exits: dict[tuple[int, int], State] = field(default_factory=dict)
     assumed: set[int] = field(default_factory=set)
     sources: list[int] = field(default_factory=list)
+    crossings: list[tuple[int, int]] = field(default_factory=list)
 
 
 class _Around:
@@ -287,6 +290,7 @@ class FunctionFollower:
         self._lead(listing, around.pads())
         follower = Follower(self.classifier, around)
         flow = follower.start(listing)
+        follower.enter(flow, [address - function.begin for address in function.entries])
         follower.follow(flow, self._seeds(function))
         self._release(follower, flow, around)
         self._follow_blind(follower, flow, around)
@@ -389,6 +393,11 @@ class FunctionFollower:
         }
         followed = Followed(function, listing, states, padding, exits=dict(flow.exits))
         followed.sources = sorted(self._arrivals.get(function.begin, {}))
+        entered = self._chooser.rules(self.space.function_entry())
+        for (source, target), state in flow.crossings.items():
+            if self._chooser.rules(state) != entered:
+                place = listing.begin + listing.starts[max(source, 0)]
+                followed.crossings.append((place, listing.begin + listing.starts[target]))
         for leader in flow.assumed:
             if leader in flow.pieces:
                 followed.assumed.update(range(leader, flow.pieces[leader][1]))

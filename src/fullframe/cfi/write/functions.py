@@ -8,8 +8,8 @@ the function before them.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from iced_x86 import Decoder, DecoderOptions, Mnemonic, OpKind
 
@@ -34,6 +34,7 @@ class Function:
             otherwise only jumps lead here, and bring a frame with them (a cold part).
         signal_return: the system-call number of a signal trampoline; None for a function.
         lsda: address of the language-specific data of the FDE that is there already, if any.
+        entries: addresses within, ascending, that are entered as functions are.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Function:
     entered_by_call: bool = True
     signal_return: int | None = None
     lsda: int | None = None
+    entries: tuple[int, ...] = ()
 
 
 def functions_of_fdes(image: Image, fdes: Sequence[Fde]) -> list[Function]:
@@ -70,8 +72,43 @@ def functions_of_fdes(image: Image, fdes: Sequence[Fde]) -> list[Function]:
     return sorted(found, key=lambda function: function.begin)
 
 
-def functions_of_symbols(image: Image) -> list[Function]:
+def with_entries(image: Image, functions: Sequence[Function]) -> list[Function]:
+    """Find the places within functions that are entered as functions are.
+
+    Those are the targets of calls from other functions, and what a function symbol names that other
+    images see.
+
+    Args:
+        image: the image.
+        functions: by address, none overlapping.
+    """
+    code = CodeMap(image, functions)
+    entries: dict[int, set[int]] = {}
+
+    def add(target: int, caller: Function | None) -> None:
+        function = code.covering(target)
+        if function is not None and function is not caller and function.begin < target:
+            entries.setdefault(function.begin, set()).add(target)
+
+    for function in functions:
+        for _, target in _calls_of(image, function.begin, function.end):
+            add(target, function)
+    for address in image.visible_functions().tolist():
+        add(address, None)
+    return [
+        replace(function, entries=tuple(sorted(entries[function.begin])))
+        if function.begin in entries and function.signal_return is None
+        else function
+        for function in functions
+    ]
+
+
+def functions_of_symbols(image: Image, covered: Sequence[tuple[int, int]] = ()) -> list[Function]:
     """Find the functions of an image from its symbols and its direct calls.
+
+    Args:
+        image: the image.
+        covered: the extents of the FDEs that are there already, by address.
 
     Returns:
         Functions by address, none overlapping; the fill between two (``nop`` and the like at the
@@ -94,10 +131,52 @@ def functions_of_symbols(image: Image) -> list[Function]:
             if known is None or known[1]:
                 begins[symbol.address] = (symbol.name, is_cold(symbol.name))
             sizes[symbol.address] = max(sizes.get(symbol.address, 0), symbol.size_bytes)
-    ranges = image.executable_ranges()
-    for target in sorted(_called(image, ranges)):
+    called = _called(image, image.executable_ranges())
+    for target in sorted(called):
         if target in named:
             begins.setdefault(target, (named[target], False))
+    for begin, end in covered:
+        # A label without a size ends where its FDE does, not at the next label.
+        if begin in begins and not sizes.get(begin):
+            sizes[begin] = end - begin
+    while True:
+        found = _extents(image, begins, sizes)
+        unnamed = _unnamed(image, called, [*covered, *((item.begin, item.end) for item in found)])
+        if not unnamed:
+            return found
+        for target in unnamed:
+            begins[target] = (image.place(target), False)
+
+
+def _unnamed(
+    image: Image, called: Mapping[int, list[int]], extents: Sequence[tuple[int, int]]
+) -> list[int]:
+    """Return the targets of calls that no function's extent covers: local labels.
+
+    A call counts that stands among the instructions of one of the extents.
+    """
+    extents = sorted(extents)
+    begins = [begin for begin, _ in extents]
+
+    def around(address: int) -> tuple[int, int] | None:
+        position = bisect_right(begins, address) - 1
+        return extents[position] if position >= 0 and address < extents[position][1] else None
+
+    found = []
+    for target in sorted(called):
+        if around(target) is not None or image.executable_end(target) is None:
+            continue
+        for place in called[target]:
+            extent = around(place)
+            if extent is not None and (place, target) in _calls_of(image, *extent):
+                found.append(target)
+                break
+    return found
+
+
+def _extents(
+    image: Image, begins: Mapping[int, tuple[str, bool]], sizes: Mapping[int, int]
+) -> list[Function]:
     starts = sorted(begins)
     found = []
     for position, begin in enumerate(starts):
@@ -153,20 +232,31 @@ def _first_bytes(image: Image, begin: int, end: int) -> bytes:
         return b""
 
 
-def _called(image: Image, ranges: list[tuple[int, int]]) -> set[int]:
-    """Return the targets of all direct calls within the executable ranges."""
-    found: set[int] = set()
+def _called(image: Image, ranges: list[tuple[int, int]]) -> dict[int, list[int]]:
+    """Return the targets of all direct calls within the executable ranges, and the calls."""
+    found: dict[int, list[int]] = {}
     for begin, end in ranges:
+        for place, target in _calls_of(image, begin, end):
+            found.setdefault(target, []).append(place)
+    return found
+
+
+def _calls_of(image: Image, begin: int, end: int) -> list[tuple[int, int]]:
+    """Return (address, target) of the direct calls among the instructions from ``begin`` on."""
+    try:
         code = bytes(image.read(begin, end - begin))
-        for instruction in Decoder(image.machine.bits, code, DecoderOptions.NONE, begin):
-            if instruction.mnemonic == Mnemonic.CALL and instruction.op0_kind in (
-                OpKind.NEAR_BRANCH32,
-                OpKind.NEAR_BRANCH64,
-            ):
-                target = instruction.near_branch_target
-                # `call 1f; 1: pop` reads the program counter: no function.
-                if target != instruction.next_ip:
-                    found.add(target)
+    except FullframeError:
+        return []
+    found = []
+    for instruction in Decoder(image.machine.bits, code, DecoderOptions.NONE, begin):
+        if instruction.mnemonic == Mnemonic.CALL and instruction.op0_kind in (
+            OpKind.NEAR_BRANCH32,
+            OpKind.NEAR_BRANCH64,
+        ):
+            target = instruction.near_branch_target
+            # `call 1f; 1: pop` reads the program counter: no function.
+            if target != instruction.next_ip:
+                found.append((instruction.ip, target))
     return found
 
 

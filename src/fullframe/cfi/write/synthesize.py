@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from fullframe.cfi.rules import Row
 from fullframe.cfi.write.follow import Followed, FunctionFollower
-from fullframe.cfi.write.functions import Function
+from fullframe.cfi.write.functions import Function, with_entries
 from fullframe.cfi.write.rule_choice import RuleChooser, Rules, Style
 from fullframe.elf.image import Image
 from fullframe.track.listing import STOP
@@ -44,6 +44,8 @@ class Synthesized:
         assumed: boundaries that only an indirect jump with unseen targets can lead to; taken to
             have the frame of that jump.
         gaps: runs of code without a row of their own (the row before them covers them).
+        crossings: (address that control comes from, where it goes) where that is entered as a
+            function and the frame is another: no row is true of both.
         doubts: (address, register name): written as undefined because it is not known where the
             caller's value is.
     """
@@ -55,11 +57,12 @@ class Synthesized:
     assumed: list[int] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     doubts: list[tuple[int, str]] = field(default_factory=list)
+    crossings: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def is_whole(self) -> bool:
         """Whether every boundary has a row and nothing is assumed or in doubt."""
-        return bool(self.rows) and not (self.gaps or self.doubts or self.assumed)
+        return bool(self.rows) and not (self.gaps or self.doubts or self.assumed or self.crossings)
 
 
 def synthesize(
@@ -78,7 +81,7 @@ def synthesize(
     Returns:
         One item for each function whose bytes the file holds, by address.
     """
-    follower = FunctionFollower(image, functions)
+    follower = FunctionFollower(image, with_entries(image, functions))
     chooser = RuleChooser(image.machine)
     found = follower.follow_all()
     styles = {
@@ -101,7 +104,7 @@ def synthesize(
 def _rows_of(image: Image, followed: Followed, chooser: RuleChooser, style: Style) -> Synthesized:
     listing, states = followed.listing, followed.states
     begin = listing.begin
-    result = Synthesized(followed.function)
+    result = Synthesized(followed.function, crossings=followed.crossings)
     starts = listing.starts
     no_instruction = {
         index
