@@ -916,9 +916,12 @@ class _Work:
         inner = np.flatnonzero(~events.is_last)
         following[inner] = events.starts[inner + 1]
         between = live & ~events.ends_flow & (following > events.ends)
-        states = np.concatenate((pre[live], post[between])).astype(np.int64)
-        labels = np.concatenate((events.labels[live], events.labels[between]))
-        owners = np.concatenate((events.owners[live], events.owners[between]))
+        # A row at a call is looked up while the callee runs, whether it returns or not.
+        calls = live & (events.tokens == self.follower.token(self.follower.classifier.call))
+        called = self._after(pre[calls].astype(np.int64), events.tokens[calls].astype(np.int64))
+        states = np.concatenate((pre[live], post[between], called)).astype(np.int64)
+        labels = np.concatenate((events.labels[live], events.labels[between], events.labels[calls]))
+        owners = np.concatenate((events.owners[live], events.owners[between], events.owners[calls]))
         keys = states << 32 | labels
         different = np.ones(len(keys), bool)
         different[1:] = (keys[1:] != keys[:-1]) | (owners[1:] != owners[:-1])
