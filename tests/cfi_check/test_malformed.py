@@ -18,12 +18,15 @@ from fullframe.cfi import files
 from fullframe.cfi.files import check_file
 from fullframe.cfi.findings import FileReport, Severity
 from fullframe.cli.main import main
+from fullframe.elf.image import Image
+from fullframe.elf.memory import AddressSpace
 from fullframe.errors import FullframeError
 from fullframe.toolchain.find import Toolchain, find_toolchain
 from fullframe.track.flow import Follower
 from fullframe.track.state import StateSpace
 from tests.cfi import writer as w
 from tests.cfi_check.campaign import CORPUS
+from tests.cfi_check.small import X86_64, assemble
 from tests.elf.writer import EM_X86_64, SHF_ALLOC, ElfWriter
 from tests.support import skip_or_fail
 
@@ -214,6 +217,64 @@ def test_broken_tables(tmp_path: Path, data: bytes, expected: str | None) -> Non
     assert report.error or messages or report.functions
     if expected is not None:
         assert any(expected in message for message in messages), messages
+
+
+def test_code_is_not_in_zero_filled_memory(tmp_path: Path, work: Counter) -> None:
+    """A segment may claim any size in memory; an FDE over it covers no code."""
+    elf = ElfWriter(machine=EM_X86_64, file_type=3)
+    elf.text(b"\x90" * 63 + b"\xc3", address=0x1000)
+    table = frames(lambda at: fde(at, 0x1000, 1 << 20))
+    elf.section(".eh_frame", table, flags=SHF_ALLOC, address=0x100000)
+    elf.segment(1, 5, 0, 0, 0)
+    elf.segments[0] = (1, 5, elf.offset_of(0), 0x1000, 64, 1 << 30)
+    report = check(elf.build(), tmp_path)
+    assert report.error is None
+    assert report.functions == 0
+    assert any("no code" in message for message in malformed(report))
+
+
+_FLIPPED = ("header", "segments", "sections", ".dynamic", ".eh_frame_hdr", ".eh_frame")
+
+
+@pytest.mark.parametrize("part", _FLIPPED)
+def test_flipped_bytes_of_headers(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte of what says where everything is; no work is beyond what the file holds."""
+    assembled, linked = assemble(X86_64, tmp_path / "x.o"), tmp_path / "x.so"
+    flags = ["--eh-frame-hdr", "--unresolved-symbols=ignore-all"]
+    find_toolchain().link([assembled], linked, flags=flags, shared=True)
+    data = linked.read_bytes()
+    segments, sections = struct.unpack_from("<QQ", data, 32)
+    segment_count, section_count = data[56], data[60]
+    spans = {
+        "header": (0, 64),
+        "segments": (segments, segments + 56 * segment_count),
+        "sections": (sections, sections + 64 * section_count),
+    }
+    if part not in spans:
+        section = Image.open(linked).section(part)
+        assert section is not None
+        spans[part] = (section.offset, section.offset + min(section.size_bytes, 600))
+    read, most = 0, 1 << 30
+    reading = AddressSpace.read
+
+    def counted(self: AddressSpace, address: int, size: int) -> memoryview:
+        nonlocal read
+        read += size
+        assert read < most, "more is read than the file holds"
+        return reading(self, address, size)
+
+    monkeypatch.setattr(AddressSpace, "read", counted)
+    check(data, tmp_path)
+    most = 8 * read + (1 << 20)
+    chance = random.Random(part)
+    for at in range(*spans[part]):
+        changed = bytearray(data)
+        changed[at] ^= 1 << chance.randrange(8) if at % 2 else 0xFF
+        read = 0
+        report = check(bytes(changed), tmp_path)
+        assert report.bug is None, (at, report.bug)
 
 
 def test_a_cie_that_points_at_itself(tmp_path: Path) -> None:

@@ -546,3 +546,17 @@ def test_a_procedure_of_a_part_of_a_function_is_refused(text: str, line: int, me
     result = fix_source(source(text))
     assert [(item.line, item.message) for item in result.refused] == [(line, message)]
     assert (result.functions, result.functions_done, result.changed) == (1, 0, False)
+
+
+def test_rows_at_calls_last_as_long_as_the_callee_runs() -> None:
+    """The popped return address is below the stack pointer, where the call writes its own."""
+    text = (
+        "\t.text\n\t.globl f\n\t.type f, @function\nf:\n\tpush %rbx\n\tmov %rbx, %r10\n"
+        "\tmov %rbx, -8(%rsp)\n\txor %ebx, %ebx\n\tcall ext\n\tpop %rbx\n\tret\n\t.size f, .-f\n"
+        "\t.globl g\n\t.type g, @function\ng:\n\tpop %rdi\n\tcall *%rsi\n\thlt\n\t.size g, .-g\n"
+    )
+    result = fix_source(source(text))
+    assert not result.refused
+    assert_no_wrong(result.new_text)
+    before_the_call = result.new_text[: result.new_text.index("call *%rsi")]
+    assert ".cfi_undefined %rip" in before_the_call

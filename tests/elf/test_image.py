@@ -717,3 +717,51 @@ def test_overlapping_executable_sections_are_one_range():
     writer.text(b"\x90" * 64, name=".c", address=0x1060)
     image = Image.from_bytes(writer.build(), "sample")
     assert image.executable_ranges() == [(0x1000, 0x1060), (0x1060, 0x10A0)]
+
+
+@pytest.mark.parametrize("claimed", [1 << 20, 1 << 40, (1 << 64) - 1])
+def test_only_code_that_the_file_holds_is_walked(claimed):
+    """A section header may claim any size; what is not there is no code."""
+    writer = ElfWriter(file_type=3)
+    writer.text(b"\x90" * 64, address=0x1000)
+    writer.sections[-1].claimed_size = claimed
+    writer.segment(1, 5, 0, 0, 0x2000)
+    text = writer.offset_of(len(writer.sections) - 1)
+    writer.segments[0] = (1, 5, text, 0x1000, 64, 1 << 40)
+    image = Image.from_bytes(writer.build(), "sample")
+    assert image.executable_ranges() == [(0x1000, 0x1040)]
+    pieces = [(address, bytes(piece)) for address, piece in image.executable_pieces(24, 4)]
+    assert [address for address, _ in pieces] == [0x1000, 0x1018, 0x1030]
+    assert [len(piece) for _, piece in pieces] == [28, 28, 16]
+
+
+def test_bytes_mapped_a_thousand_times_are_not_walked_a_thousand_times():
+    writer = ElfWriter(file_type=3, with_section_headers=False)
+    writer.section(".text", b"\x90" * (1 << 16))
+    for number in range(1000):
+        writer.segment(1, 5, 0x40, number << 20, 1 << 16)
+    data = writer.build()
+    image = Image.from_bytes(data, "sample")
+    assert len(image.segments) == 1000
+    walked = sum(len(piece) for _, piece in image.executable_pieces(1 << 12, 0))
+    assert walked <= 2 * len(data)
+
+
+def test_pieces_of_overlapping_regions_can_be_read():
+    writer = ElfWriter(file_type=3)
+    writer.text(b"\x90" * 64, address=0x1000)
+    writer.text(b"\xcc" * 64, name=".b", address=0x1020)
+    image = Image.from_bytes(writer.build(), "sample")
+    assert image.executable_ranges() == [(0x1000, 0x1060)]
+    assert [
+        (address, bytes(piece[:1]), len(piece)) for address, piece in image.executable_pieces(64, 4)
+    ] == [(0x1000, b"\x90", 32), (0x1020, b"\xcc", 64)]
+
+
+def test_no_address_is_beyond_the_highest():
+    for bits, top in ((64, 1 << 64), (32, 1 << 32)):
+        writer = ElfWriter(bits=bits, file_type=3)
+        writer.text(b"\x90" * 64, address=top - 32)
+        image = Image.from_bytes(writer.build(), "sample")
+        assert image.mapped_end(top - 32) == top
+        assert image.executable_ranges() == [(top - 32, top - 1)]

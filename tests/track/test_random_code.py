@@ -81,6 +81,9 @@ class Alone:
     def returns(self, following: int, state: State) -> bool:
         return True
 
+    def holds_while_called(self, address: int, state: State) -> bool:
+        return True
+
     def call_clobbers(self, target: int) -> tuple[int, ...]:
         return ()
 

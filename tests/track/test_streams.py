@@ -161,6 +161,9 @@ class _Alone:
     def returns(self, following, state):
         return True
 
+    def holds_while_called(self, address, state):
+        return True
+
     def call_clobbers(self, target):
         return ()
 

@@ -89,6 +89,7 @@ class Doubt:
             signal handler may overwrite it.
         paths_disagree: paths that meet bring different values, one of them the claimed one
             perhaps.
+        while_called: it is so before the call, and no longer while the callee runs.
     """
 
     column: int
@@ -98,6 +99,7 @@ class Doubt:
     suggestion: str
     below_red_zone: bool = False
     paths_disagree: bool = False
+    while_called: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from typing import Any
 
 from iced_x86 import Decoder, Mnemonic, OpKind, Register
 
@@ -14,7 +15,7 @@ from fullframe.cfi.frames import Fde
 from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
 from fullframe.track.jump_tables import TableReader
-from fullframe.track.listing import INDIRECT, Listing, is_filler
+from fullframe.track.listing import CALL_INSIDE, INDIRECT, Listing, is_filler
 from fullframe.track.state import State
 
 
@@ -99,6 +100,34 @@ class FunctionContext:
             if kept:
                 usual = classifier.call_that_keeps(kept)
         return self._by_shape(listing, index, target, state, usual)
+
+    def while_called(self, listing: Listing, index: int, kind: int, payload: Any) -> Effect | None:
+        """Return what a call has done to the caller's state while the callee runs.
+
+        Whether it returns does not matter, and nothing that it pops is popped yet.
+
+        Args:
+            listing: the function.
+            index: of the call.
+            kind: of the event.
+            payload: of the event.
+
+        Returns:
+            None where the rows speak of the caller only: of a program-counter thunk, or of a call
+            that pushes an address and goes on in the function.
+        """
+        target: int | None = payload
+        if kind == CALL_INSIDE:
+            if listing.index_of(payload) == index + 1 or not self.entered_by_call(listing, payload):
+                return None
+            target = listing.begin + payload
+        usual = self._classifier.call
+        if target is None:
+            return usual
+        if self._callees.clobbered(target):
+            return None
+        kept = self._callees.kept(target)
+        return self._classifier.call_that_keeps(kept) if kept else usual
 
     def _by_shape(
         self, listing: Listing, index: int, target: int | None, state: State, usual: Effect

@@ -314,7 +314,9 @@ def _consequence(checker: ImageChecker, run: Run, doubt: Doubt, synchronous: boo
     """Say what goes wrong for whom."""
     machine = checker.engine.machine
     who = "a debugger that stops here or a profiler that samples here"
-    if synchronous:
+    if doubt.while_called:
+        who = "an unwind out of the callee, for an exception or a backtrace,"
+    elif synchronous:
         who += ", and an exception thrown by a callee,"
     if doubt.below_red_zone:
         return f"{who} may find the slot overwritten by a signal handler"
@@ -326,11 +328,10 @@ def _consequence(checker: ImageChecker, run: Run, doubt: Doubt, synchronous: boo
 
 
 def _taken_for_return_address(checker: ImageChecker, run: Run) -> str:
-    if run.state is None or run.claim is None:
+    state = run.calling or run.state
+    if state is None or run.claim is None:
         return "something else"
-    value = checker.engine.book.return_address_taken(
-        checker.engine.precise.space, run.state, run.claim
-    )
+    value = checker.engine.book.return_address_taken(checker.engine.precise.space, state, run.claim)
     return value or "something else"
 
 

@@ -16,7 +16,8 @@ DIAGNOSTICS = catalogue(
             ".cfi_def_cfa_register that was forgotten or left behind after the frame pointer was "
             "restored; a missing .cfi_remember_state/.cfi_restore_state around an early return; a "
             "directive one instruction early or late; code of another function under the same "
-            ".cfi_startproc.",
+            ".cfi_startproc. At a call: a rule over a register that the callee may change, since "
+            "the row of the call is what an unwind out of the callee looks up.",
             "Put the directive that the finding names right after the instruction that moves the "
             "stack pointer. In hand-written assembly, write one directive for every push, pop, "
             "add and sub of the stack pointer.",
@@ -40,7 +41,9 @@ DIAGNOSTICS = catalogue(
             "rest of the stack is lost as well.",
             "A callee-saved register that is pushed or stored and then overwritten without "
             ".cfi_offset; a wrong offset or register number; a rule that is not taken back by "
-            ".cfi_restore after the register was restored and its slot reused.",
+            ".cfi_restore after the register was restored and its slot reused. At a call: a "
+            "register kept in one that the callee may change, or below the stack pointer, where "
+            "the call writes its return address.",
             "Add .cfi_offset (or .cfi_rel_offset) right after the instruction that saves the "
             "register, and .cfi_restore right after the one that restores it.",
         ),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from iced_x86 import Code, Decoder, DecoderOptions
@@ -27,6 +29,7 @@ from fullframe.x86.registers import SP
 _CALLS = frozenset({Code.CALL_REL32_32, Code.CALL_REL32_64})
 #: Bytes searched at a time: bounds memory.
 _PIECE_BYTES = 1 << 22
+_CALL_BYTES = 5
 #: What fills space before a function is shorter than this.
 _LARGEST_FILL_BYTES = 32
 _MOST_FILLS = 1 << 16
@@ -42,58 +45,68 @@ def called(code: ImageCode, addresses: Iterable[int]) -> frozenset[int]:
     Returns:
         The addresses that are called from within some FDE's code.
     """
-    wanted = np.array(sorted(set(addresses)), dtype=np.int64)
+    # The highest addresses fit no signed number: kernels are there.
+    wanted = np.array(sorted(set(addresses)), np.uint64)
     if not len(wanted):
         return frozenset()
     found: set[int] = set()
-    for begin, end in code.image.executable_ranges():
-        for piece in range(begin, end, _PIECE_BYTES):
-            # Pieces overlap by a call's length, so that none is cut in two.
-            size = min(_PIECE_BYTES + 4, end - piece)
-            try:
-                data = np.frombuffer(code.image.read(piece, size), dtype=np.uint8)
-            except FullframeError:
-                continue
-            found.update(_called_in(code, data, piece, wanted))
+    # Pieces overlap by a call's length, so that none is cut in two.
+    for begin, piece in code.image.executable_pieces(_PIECE_BYTES, _CALL_BYTES - 1):
+        data = np.frombuffer(piece, np.uint8)
+        places, targets = direct_calls(data, begin, code.image.machine.bits)
+        hits = np.isin(targets, wanted)
+        addresses = [begin + place for place in places[hits].tolist()]
+        are_calls = _are_calls(code, addresses)
+        found.update(
+            target
+            for address, target in zip(addresses, targets[hits].tolist(), strict=True)
+            if address in are_calls
+        )
     return frozenset(found)
 
 
-def _called_in(
-    code: ImageCode,
-    data: np.ndarray[tuple[int], np.dtype[np.uint8]],
-    begin: int,
-    wanted: np.ndarray[tuple[int], np.dtype[np.int64]],
-) -> set[int]:
-    if len(data) < 5:
-        return set()
-    places = np.flatnonzero(data[:-4] == 0xE8)
-    distances = sum(
-        data[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte) for byte in range(4)
-    )
-    targets = begin + places + 5 + np.asarray(distances, dtype=np.uint32).astype(np.int32)
-    if code.image.machine.bits == 32:
-        targets &= 0xFFFFFFFF
-    hits = np.isin(targets, wanted)
-    return {
-        int(target)
-        for place, target in zip(places[hits], targets[hits], strict=True)
-        if _is_call(code, begin + int(place))
-    }
+def direct_calls(
+    data: np.ndarray[Any, np.dtype[np.uint8]], begin: int, bits: int
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.uint64]]]:
+    """Find what may be direct calls, by their first byte.
+
+    Args:
+        data: code.
+        begin: its address.
+        bits: of the machine, 64 or 32: a target wraps around there.
+
+    Returns:
+        Where in the data they are, and the addresses that they would call.
+    """
+    places = np.flatnonzero(data[: 1 - _CALL_BYTES] == 0xE8)
+    distances = np.zeros(len(places), np.uint32)
+    for byte in range(4):
+        distances |= data[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
+    signed = distances.view(np.int32).astype(np.int64).astype(np.uint64)
+    # Unsigned numbers wrap around as addresses do.
+    targets = places.astype(np.uint64) + np.uint64(begin) + np.uint64(_CALL_BYTES) + signed
+    return places, targets & np.uint64((1 << bits) - 1)
 
 
-def _is_call(code: ImageCode, address: int) -> bool:
-    """Return whether a call instruction, not just its first byte, is at an address."""
-    fde = code.covering(address)
-    if fde is None:
-        return False
-    try:
-        body = code.code_of(fde)
-    except FullframeError:
-        return False
-    for instruction in Decoder(code.image.machine.bits, body, DecoderOptions.NONE, fde.begin):
-        if instruction.ip >= address:
-            return instruction.ip == address and instruction.code in _CALLS
-    return False
+def _are_calls(code: ImageCode, addresses: list[int]) -> set[int]:
+    """Return those of some addresses, ascending, where a call is, not just its first byte."""
+    found: set[int] = set()
+    for fde, group in groupby(addresses, code.covering):
+        if fde is None:
+            continue
+        try:
+            body = code.code_of(fde)
+        except FullframeError:
+            continue
+        # Each function is decoded once, however many of its bytes look like calls.
+        wanted = set(group)
+        last = max(wanted)
+        for instruction in Decoder(code.image.machine.bits, body, DecoderOptions.NONE, fde.begin):
+            if instruction.ip in wanted and instruction.code in _CALLS:
+                found.add(instruction.ip)
+            if instruction.ip >= last:
+                break
+    return found
 
 
 class Entries:

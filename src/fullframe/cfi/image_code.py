@@ -8,7 +8,7 @@ from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind
 
 from fullframe.cfi.code import NamedCode
 from fullframe.cfi.frames import Fde
-from fullframe.elf.image import Image
+from fullframe.elf.image import AddressError, Image
 from fullframe.errors import FullframeError
 from fullframe.x86.registers import Machine
 
@@ -41,7 +41,12 @@ class ImageCode(NamedCode):
 
     def code_of(self, fde: Fde) -> bytes:
         """Return a function's bytes; raises InputError where the file does not hold them."""
-        return bytes(self.image.read(fde.begin, fde.end - fde.begin))
+        size = fde.end - fde.begin
+        held_end = self.image.mapped_end(fde.begin)
+        if held_end is None or fde.end > held_end:
+            # No code is in zero-filled memory, of which there may be as much as a header claims.
+            raise AddressError(self.image.path, fde.begin, size)
+        return bytes(self.image.read(fde.begin, size))
 
     def code_at(self, target: int) -> tuple[int, bytes] | None:
         """Return (``target``, code) from ``target`` to the end of the function there."""

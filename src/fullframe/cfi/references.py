@@ -8,12 +8,10 @@ some ``lea``.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fullframe.elf.image import Image
-from fullframe.errors import FullframeError
 
 if TYPE_CHECKING:
     import numpy
@@ -41,33 +39,32 @@ class References:
 
     def following(self, address: int) -> int | None:
         """Return the first place behind ``address`` that is referred to, or None."""
+        import numpy as np
+
         places = self._places
-        position = bisect_right(places, address)
+        if not 0 <= address < 1 << 64:
+            return None
+        # Python's integers would make numpy compare as floating-point numbers.
+        position = int(np.searchsorted(places, np.uint64(address), "right"))
         return int(places[position]) if position < len(places) else None
 
     @cached_property
-    def _places(self) -> NDArray[numpy.int64]:
+    def _places(self) -> NDArray[numpy.uint64]:
         import numpy as np
 
-        found = [np.empty(0, np.int64)]
+        found = [np.empty(0, np.uint64)]
         if self._image.machine.bits == 64:
-            for begin, end in self._image.executable_ranges():
-                for piece in range(begin, end, _PIECE_BYTES):
-                    size = min(_PIECE_BYTES + _LEA_BYTES - 1, end - piece)
-                    try:
-                        code = self._image.read(piece, size)
-                    except FullframeError:
-                        break
-                    found.append(_referred_to(np.frombuffer(code, np.uint8), piece))
+            for begin, piece in self._image.executable_pieces(_PIECE_BYTES, _LEA_BYTES - 1):
+                found.append(_referred_to(np.frombuffer(piece, np.uint8), begin))
         return np.unique(np.concatenate(found))
 
 
-def _referred_to(code: NDArray[numpy.uint8], begin: int) -> NDArray[numpy.int64]:
+def _referred_to(code: NDArray[numpy.uint8], begin: int) -> NDArray[numpy.uint64]:
     import numpy as np
 
     last = len(code) - _LEA_BYTES + 1
     if last <= 0:
-        return np.empty(0, np.int64)
+        return np.empty(0, np.uint64)
     # REX.W with or without R; 8D; mod 0 and base 5.
     hits = np.flatnonzero(
         ((code[:last] & 0xFB) == 0x48)
@@ -77,4 +74,6 @@ def _referred_to(code: NDArray[numpy.uint8], begin: int) -> NDArray[numpy.int64]
     distances = np.zeros(len(hits), np.uint32)
     for byte in range(4):
         distances |= code[hits + 3 + byte].astype(np.uint32) << np.uint32(8 * byte)
-    return hits + distances.view(np.int32).astype(np.int64) + (begin + _LEA_BYTES)
+    # Unsigned numbers wrap around as addresses do; the highest fit no signed one.
+    signed = distances.view(np.int32).astype(np.int64).astype(np.uint64)
+    return hits.astype(np.uint64) + signed + np.uint64(begin) + np.uint64(_LEA_BYTES)

@@ -26,6 +26,7 @@ class Run:
         state: the tracker's state there, where there is one.
         claim: the row in force.
         premised: no visible edge leads there: the state follows from a row taken as premise.
+        calling: of a call that makes false what the row says: the state in which the callee runs.
     """
 
     begin: int
@@ -35,6 +36,7 @@ class Run:
     state: State | None = None
     claim: Claim | None = None
     premised: bool = False
+    calling: State | None = None
 
 
 @dataclass(slots=True)

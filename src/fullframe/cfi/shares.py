@@ -18,7 +18,6 @@ import numpy as np
 
 from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.findings import FunctionReport
-from fullframe.errors import FullframeError
 
 #: Shares by process: they do not take the same time, and who is done first takes another.
 _SHARES_BY_JOB: Final = 4
@@ -26,6 +25,8 @@ _SHARES_BY_JOB: Final = 4
 _FUNCTION_BYTES: Final = 64
 #: Bytes searched at a time: bounds memory.
 _PIECE_BYTES: Final = 1 << 22
+_LONGEST_JUMP_BYTES: Final = 6
+_HIGHEST: Final = (1 << 64) - 1
 
 Reports = dict[int, FunctionReport]
 _Array = np.ndarray[Any, Any]
@@ -154,24 +155,19 @@ def _jumps(checker: ImageChecker) -> set[tuple[int, int]]:
         return set()
     mask = (1 << image.machine.bits) - 1
     begins = np.array([fde.begin for fde in fdes], np.uint64)
-    ends = np.array([fde.end for fde in fdes], np.uint64)
+    # A hostile FDE reaches beyond the highest address.
+    lasts = np.array([min(fde.end - 1, _HIGHEST) for fde in fdes], np.uint64)
     enterable = np.array([fde.begin in checker.parts for fde in fdes], bool)
     closed = np.array([checker.code.is_plt(fde) for fde in fdes], bool)
     found: set[tuple[int, int]] = set()
-    for begin, end in image.executable_ranges():
-        for piece in range(begin, end, _PIECE_BYTES):
-            size = min(_PIECE_BYTES + 5, end - piece)
-            try:
-                data = np.frombuffer(image.read(piece, size), np.uint8)
-            except FullframeError:
-                continue
-            places, targets = _near_jumps(data, piece, mask)
-            sources = np.searchsorted(begins, places, "right") - 1
-            into = np.searchsorted(begins, targets, "right") - 1
-            kept = (sources >= 0) & (into >= 0) & (sources != into)
-            kept &= (targets < ends[into]) & (places < ends[sources]) & ~closed[into]
-            kept &= (targets != begins[into]) | enterable[into]
-            found.update(zip(sources[kept].tolist(), into[kept].tolist(), strict=True))
+    for begin, piece in image.executable_pieces(_PIECE_BYTES, _LONGEST_JUMP_BYTES - 1):
+        places, targets = _near_jumps(np.frombuffer(piece, np.uint8), begin, mask)
+        sources = np.searchsorted(begins, places, "right") - 1
+        into = np.searchsorted(begins, targets, "right") - 1
+        kept = (sources >= 0) & (into >= 0) & (sources != into)
+        kept &= (targets <= lasts[into]) & (places <= lasts[sources]) & ~closed[into]
+        kept &= (targets != begins[into]) | enterable[into]
+        found.update(zip(sources[kept].tolist(), into[kept].tolist(), strict=True))
     return found
 
 

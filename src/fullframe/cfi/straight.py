@@ -158,6 +158,14 @@ class StraightContext:
         verdict = self._facts.engine.book.judge(self._space, state, claim, following)
         return verdict.answer is Answer.PROVED
 
+    def holds_while_called(self, address: int, state: State) -> bool:
+        """See :class:`fullframe.track.straight.StraightSurroundings`."""
+        claim = self._claim_at(address - self.begin)
+        return (
+            claim is not None
+            and self._facts.engine.book.judge(self._space, state, claim, address) is PROVED
+        )
+
     def _claim_at(self, offset: int) -> Claim | None:
         claim = None
         for delta, row in self._rows:

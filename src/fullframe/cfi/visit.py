@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 
 from fullframe.cfi.claims import ASSUMED, PROVED, Answer, Claim, ClaimBook, ClaimRows, Verdict
 from fullframe.cfi.context import FunctionContext
+from fullframe.cfi.during_calls import judge_calls
 from fullframe.cfi.entries import holds_at_entry
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
@@ -89,6 +90,8 @@ class Visitor:
         self._follow_excused(follower, flow, context)
         unsolved = self._follow_premises(follower, flow, context, body)
         runs = self._judge(flow, rows)
+        if not fde.cie.is_signal_frame:  # its row is looked up at the address, not before it
+            runs = judge_calls(runs, flow, context, engine.book, classifier.space)
         runs += unsolved
         runs.sort(key=lambda run: run.begin)
         tally = dict.fromkeys(Answer, 0)

@@ -10,6 +10,7 @@ import mmap
 import os
 import stat
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -260,9 +261,14 @@ class Image:
         if loads and not self.is_relocatable:
             return [self._segment_region(segment) for segment in loads]
         return [
-            Region(section.address, section.end, partial(self._content, section))
+            Region(section.address, min(section.end, self._top), partial(self._content, section))
             for section in self._alloc_sections
         ]
+
+    @property
+    def _top(self) -> int:
+        """The first number that is no address; a hostile size can reach beyond."""
+        return 1 << self.elf_bits
 
     def _segment_region(self, segment: Segment) -> Region:
         end = segment.offset + segment.file_size_bytes
@@ -275,9 +281,10 @@ class Image:
                     f"at most {len(view)}, all there is; the rest is not mapped",
                 )
             )
-            return Region(segment.address, segment.address + len(view), lambda: view)
-        size = max(segment.memory_size_bytes, segment.file_size_bytes)
-        return Region(segment.address, segment.address + size, lambda: view)
+            end = segment.address + len(view)
+        else:
+            end = segment.address + max(segment.memory_size_bytes, segment.file_size_bytes)
+        return Region(segment.address, min(end, self._top), lambda: view)
 
     def mapped_end(self, address: int) -> int | None:
         """Return the end of the file's bytes that ``address`` lies in; None if in none."""
@@ -286,13 +293,48 @@ class Image:
     def executable_ranges(self) -> list[tuple[int, int]]:
         """Return (first address, first address after) of what holds code, in order.
 
-        By section where there are sections, else by segment. Only what the file holds bytes of;
-        ranges that overlap are one.
+        By section where there are sections, else by segment. Only what the file holds bytes of,
+        whatever a header claims; ranges that overlap are one.
         """
         return list(self._executable_ranges)
 
+    def executable_pieces(
+        self, piece_bytes: int, overlap_bytes: int
+    ) -> Iterator[tuple[int, memoryview]]:
+        """Give all that holds code, piece by piece: address, bytes.
+
+        To look through the pieces takes no longer than the file is large.
+
+        Args:
+            piece_bytes: how far apart pieces begin at the most; bounds memory.
+            overlap_bytes: how far each reaches into the next, where they touch.
+        """
+        for begin, end in self._executable_spans:
+            for piece in range(begin, end, piece_bytes):
+                yield piece, self.read(piece, min(piece_bytes + overlap_bytes, end - piece))
+
     @cached_property
     def _executable_ranges(self) -> list[tuple[int, int]]:
+        begins = {begin for begin, _ in self._claimed_executable}
+        ranges: list[tuple[int, int]] = []
+        for begin, end in self._executable_spans:
+            # What two headers claim stays apart, even where the one begins as the other ends.
+            if ranges and begin == ranges[-1][1] and begin not in begins:
+                ranges[-1] = (ranges[-1][0], end)
+            else:
+                ranges.append((begin, end))
+        return ranges
+
+    @cached_property
+    def _executable_spans(self) -> list[tuple[int, int]]:
+        """The ranges, each as far as one region of the address space has its bytes."""
+        # A relocatable object's sections are cut to what the file holds already.
+        claimed = self._claimed_executable
+        return claimed if self.is_relocatable else self._held(claimed)
+
+    @cached_property
+    def _claimed_executable(self) -> list[tuple[int, int]]:
+        """What headers say holds code; ranges that overlap are one."""
         if any(section.alloc for section in self.sections):
             ranges = [
                 (section.address, section.end)
@@ -305,8 +347,7 @@ class Image:
                 for segment in self.segments
                 if segment.type == PT_LOAD and segment.flags & PF_X
             ]
-        # A hostile size can reach beyond the address space.
-        top = (1 << self.elf_bits) - 1
+        top = self._top - 1
         merged: list[tuple[int, int]] = []
         for begin, end in sorted((begin, min(end, top)) for begin, end in ranges if begin < top):
             if merged and begin < merged[-1][1]:
@@ -314,6 +355,28 @@ class Image:
             else:
                 merged.append((begin, end))
         return merged
+
+    def _held(self, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Cut ranges, ascending, to the bytes that the file holds.
+
+        No more than twice the file all together: a thousand segments of a hostile file may map
+        its bytes a thousand times.
+        """
+        left = 2 * len(self._data)
+        found: list[tuple[int, int]] = []
+        spans = self._space.held()
+        number = 0
+        for begin, end in ranges:
+            while number < len(spans) and spans[number][1] <= begin:
+                number += 1
+            at = number
+            while at < len(spans) and spans[at][0] < end and left > 0:
+                first = max(spans[at][0], begin)
+                last = min(spans[at][1], end, first + left)
+                left -= last - first
+                found.append((first, last))
+                at += 1
+        return found
 
     def executable_end(self, address: int) -> int | None:
         """Return the end of the executable range that ``address`` lies in; None if in none."""

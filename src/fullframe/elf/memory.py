@@ -66,6 +66,20 @@ class AddressSpace:
         region = self.regions[position]
         return region if address < region.end else None
 
+    def held(self) -> list[tuple[int, int]]:
+        """Return (first address, first address after) of the bytes of each region, ascending.
+
+        Without zero-filled memory, and without what another region hides.
+        """
+        following = [*self._begins[1:], None]
+        spans = []
+        for region, next_begin in zip(self.regions, following, strict=True):
+            end = min(region.end, region.begin + len(region.content()))
+            end = end if next_begin is None else min(end, next_begin)
+            if region.begin < end:
+                spans.append((region.begin, end))
+        return spans
+
     def bytes_end(self, address: int) -> int | None:
         """Return the end of the bytes, zero-filled memory left out, that ``address`` lies in."""
         region = self.region_at(address)

@@ -70,7 +70,7 @@ class PltReader:
         displacement = int.from_bytes(operand, "little", signed=True)
         if code[start + 1] == 0x25:
             if self._image.machine.bits == 64:
-                return address + start + 6 + displacement
+                return (address + start + 6 + displacement) & ((1 << 64) - 1)
             return displacement & 0xFFFFFFFF
         got = self._image.got_address
         if code[start + 1] == 0xA3 and self._image.machine.bits == 32 and got is not None:

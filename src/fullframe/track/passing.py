@@ -101,6 +101,9 @@ class StraightSurroundings(Protocol):
     def returns(self, following: int, state: State) -> bool:
         """Return whether a call comes back to ``following`` in ``state``, by what is said there."""
 
+    def holds_while_called(self, address: int, state: State) -> bool:
+        """Return whether what is said at a call holds in the state in which the callee runs."""
+
     def call_clobbers(self, target: int) -> tuple[int, ...]:
         """Return callee-saved registers that the callee changes all the same."""
 

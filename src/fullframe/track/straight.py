@@ -176,6 +176,8 @@ class StraightFollower:
                     after = state.following.get(call)
                     if after is None:
                         after = call.after(space, state)
+                    if after is not state and not around.holds_while_called(here, after):
+                        return False
                 if around.has_landing_pads:
                     if not self._unwind(run, here, state, after):
                         return False
@@ -321,6 +323,8 @@ class StraightFollower:
             return False, state
         if flow == FlowControl.INDIRECT_CALL:
             after = self.classifier.call.after(self.space, state)
+            if after is not state and not run.around.holds_while_called(here, after):
+                return None
             if run.around.has_landing_pads and not self._unwind(run, here, state, after):
                 return None
             return True, after

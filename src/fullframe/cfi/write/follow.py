@@ -50,6 +50,8 @@ class Followed:
         sources: first addresses of the functions that jump into this one with their frame.
         crossings: (address that control comes from, where it goes) where that is entered as a
             function and the frame is another: no row is true of both.
+        calling: index of a call to the state in which the callee runs: what is true only until
+            the call is no row for it.
     """
 
     function: Function
@@ -61,6 +63,7 @@ class Followed:
     assumed: set[int] = field(default_factory=set)
     sources: list[int] = field(default_factory=list)
     crossings: list[tuple[int, int]] = field(default_factory=list)
+    calling: dict[int, State] = field(default_factory=dict)
 
 
 class _Around:
@@ -398,6 +401,7 @@ class FunctionFollower:
             if self._chooser.rules(state) != entered:
                 place = listing.begin + listing.starts[max(source, 0)]
                 followed.crossings.append((place, listing.begin + listing.starts[target]))
+        followed.calling = self._calling(listing, states)
         for leader in flow.assumed:
             if leader in flow.pieces:
                 followed.assumed.update(range(leader, flow.pieces[leader][1]))
@@ -407,6 +411,24 @@ class FunctionFollower:
             if states[index - 1] is None:
                 followed.after_transfer.add(index)
         return followed
+
+    def _calling(self, listing: Listing, states: list[State | None]) -> dict[int, State]:
+        """Return the states in which callees run, where a call makes a difference."""
+        found = {}
+        for index, kind, target in listing.events:
+            state = states[index]
+            if kind != CALL or state is None:
+                continue
+            effect = self.classifier.call
+            if target is not None:
+                if self.callees.clobbered(target):
+                    continue
+                kept = self.callees.kept(target)
+                effect = self.classifier.call_that_keeps(kept) if kept else effect
+            calling = effect.after(self.space, state)
+            if calling is not state:
+                found[index] = calling
+        return found
 
     def _hand_over(self, followed: Followed) -> list[Function]:
         """Give the states on a function's way out to the functions that receive them."""

@@ -130,6 +130,10 @@ def _rows_of(image: Image, followed: Followed, chooser: RuleChooser, style: Styl
             _gap(result, address, end, "control comes to bytes that are no instruction", True)
             continue
         rules = chooser.rules(state, style)
+        if index in followed.calling:
+            # What an unwind out of the callee looks up must be true while it runs.
+            lasting = chooser.rules(followed.calling[index], style)
+            rules = rules if lasting.cfa is None else lasting
         if rules.cfa is None:
             _gap(result, address, end, "the CFA cannot be found from any register", True)
             continue
