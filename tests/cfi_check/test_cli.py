@@ -289,6 +289,9 @@ def test_directories_and_hard_links(check, folder):
     assert [file["path"] for file in json.loads(out)["files"]] == [
         "tree/deep/again.o", "tree/deep/b.o", "right.o",
     ]  # fmt: skip
+    os.chdir("tree")
+    _, out, _ = check(".", "--json")
+    assert [file["path"] for file in json.loads(out)["files"]] == ["a.o", "deep/b.o"]
 
 
 def test_a_directory_without_elf_files_is_not_read(check, folder):

@@ -132,13 +132,13 @@ def _elf_files(directory: Path) -> tuple[dict[str, tuple[int, int]], list[InputE
     files: dict[str, tuple[int, int]] = {}
     errors: list[InputError] = []
 
-    def unreadable(error: OSError, path: str | None = None) -> None:
+    def unreadable(error: OSError, path: Path | None = None) -> None:
         # What went away meanwhile, or is a symbolic link to nothing, is no file to be read.
         if error.errno in (errno.ENOENT, errno.ELOOP):
             return
         errors.append(
             InputError(
-                Place(path or os.fspath(error.filename)),
+                Place(str(path or Path(error.filename))),
                 f"cannot be read: {error.strerror}",
                 "files and directories that you may read",
                 "check the permissions, or name what is to be checked",
@@ -147,15 +147,15 @@ def _elf_files(directory: Path) -> tuple[dict[str, tuple[int, int]], list[InputE
 
     for root, _, names in os.walk(directory, onerror=unreadable):
         for name in names:
-            path = os.path.join(root, name)  # noqa: PTH118 - as it is: "./a" stays "./a"
+            path = Path(root, name)
             try:
                 # Before opening it: to open a named pipe is to wait for its writer.
-                if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - likewise
+                if not stat.S_ISREG(path.stat().st_mode):
                     continue
-                with open(path, "rb") as file:  # noqa: PTH123 - likewise
+                with path.open("rb") as file:
                     if file.read(4) == _MAGIC:
                         status = os.fstat(file.fileno())
-                        files[path] = (status.st_dev, status.st_ino)
+                        files[str(path)] = (status.st_dev, status.st_ino)
             except OSError as error:
                 unreadable(error, path)
     return files, sorted(errors, key=lambda error: error.place.path)
