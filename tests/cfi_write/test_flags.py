@@ -36,8 +36,8 @@ STEP = (
 @pytest.mark.parametrize(
     ("flag", "mode"),
     [
-        ("-M", "-c"),
-        ("-MM", "-c"),
+        ("-M", "-E"),
+        ("-MM", "-E"),
         ("-E", "-c"),
         ("-S", "-c"),
         ("--version", "-E"),
@@ -66,6 +66,25 @@ def test_nothing_is_assembled(
     expected += re.escape(f" came out; expected {what}\n{STEP}")
     assert re.fullmatch(expected, captured.err)
     assert Path("f.S").read_text() == SOURCE
+
+
+@pytest.mark.parametrize("flag", ["-M", "--version"])
+def test_toolchain_assemble_makes_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+) -> None:
+    """GNU as makes an empty object of a list of dependencies."""
+    need("as")
+    compiler = need("gcc")
+    monkeypatch.chdir(tmp_path)
+    Path("f.S").write_text(SOURCE)
+    assert main(["toolchain", "assemble", "f.S", "-o", "f.o", "--", flag]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"fullframe: f.S: `{compiler} {flag} -E` succeeded, but ")
+    assert err.endswith(f" came out; expected preprocessed text\n{STEP}")
+    assert not Path("f.o").exists()
 
 
 @pytest.mark.parametrize("flag", ["-M", "-E", "-v"])

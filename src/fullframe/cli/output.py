@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
-import json
 import os
 import sys
 from typing import IO, Any
@@ -87,6 +86,8 @@ def print_json(value: object, *, indent: int = 2) -> None:
         value: of JSON's own types.
         indent: blanks for each level.
     """
+    import json  # `fullframe --version` needs none
+
     text = json.dumps(value, indent=indent)
     if "\\ud" in text:
         text = json.dumps(valid_values(value), indent=indent)

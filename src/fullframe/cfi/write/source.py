@@ -112,9 +112,15 @@ class Assembler:
             mode: ``-c`` for an object, ``-E`` for preprocessed text.
 
         Raises:
-            UsageError: nothing came out, or no object, as after ``--version`` or ``-M``.
+            UsageError: nothing came out, or something else, as after ``--version`` or ``-M``.
         """
-        return what_was_made(path, output, [*self._command(), mode], is_object=mode == "-c")
+        command = [*self._command(), mode]
+        if mode == "-c":
+            return what_was_made(path, output, command)
+        # Preprocessed text begins with a line marker, and a list of dependencies does not: GNU as
+        # would take it for a label and a comment.
+        magic = b"" if "-P" in self.flags else b"#"
+        return what_was_made(path, output, command, what="preprocessed text", magic=magic)
 
 
 @dataclass
@@ -376,7 +382,12 @@ def loaded_bytes(image: Image, data: bytes, *, code_only: bool = False) -> list[
 
 
 def what_was_made(
-    path: str, output: Path, command: Sequence[str], *, is_object: bool = True
+    path: str,
+    output: Path,
+    command: Sequence[str],
+    *,
+    what: str = "an object",
+    magic: bytes = b"\x7fELF",
 ) -> bytes:
     """Return what a tool made of a source.
 
@@ -384,19 +395,19 @@ def what_was_made(
         path: the source, for the message.
         output: where it was to be.
         command: what was run, without the names of temporary files.
-        is_object: whether it is to be an ELF object.
+        what: what it is to be, for the message.
+        magic: the bytes that it begins with.
 
     Raises:
-        UsageError: there is nothing, or no object: some flags make a tool that assembles do
+        UsageError: there is nothing, or something else: some flags make a tool that assembles do
             something else, and call that a success.
     """
     try:
         data = output.read_bytes()
     except FileNotFoundError:
         data = None
-    if data is not None and (not is_object or data.startswith(b"\x7fELF")):
+    if data is not None and data.startswith(magic):
         return data
-    what = "an object" if is_object else "preprocessed text"
     raise UsageError(
         f"{Place(path)}: `{shlex.join(command)}` succeeded, but "
         f"{'nothing' if data is None else 'something else'} came out; expected {what}\n"
