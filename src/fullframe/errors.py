@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fullframe.printable import printable
+
 EXIT_OK = 0
 EXIT_FINDINGS = 1
 EXIT_USAGE = 2
@@ -33,13 +35,13 @@ class Place:
     offset_bytes: int | None = None
 
     def __str__(self) -> str:
-        text = self.path
+        text = printable(self.path)
         if self.line is not None:
             text += f":{self.line}"
             if self.column is not None:
                 text += f":{self.column}"
         if self.section is not None:
-            text += f": {self.section}"
+            text += f": {printable(self.section)}"
         if self.offset_bytes is not None:
             text += (
                 f"+{self.offset_bytes:#x}" if self.section else f": offset {self.offset_bytes:#x}"

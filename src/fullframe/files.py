@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Reading files within bounds, and writing them so that a reader never sees half of one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fullframe.errors import InputError, Place
+
+
+def read_at_most(path: str | os.PathLike[str], limit_bytes: int) -> bytes:
+    """Read a file, but no more than a limit: a device or a pipe may never end.
+
+    Args:
+        path: the file.
+        limit_bytes: how much is read.
+
+    Returns:
+        Its content, or ``limit_bytes`` of it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    parts: list[bytes] = []
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - any kind of path
+        while limit_bytes > 0 and (part := file.read(min(limit_bytes, 1 << 20))):
+            parts.append(part)
+            limit_bytes -= len(part)
+    return b"".join(parts)
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> bool:
@@ -48,7 +69,8 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
     """Replace files, or make them: all of them, or none if one cannot be written.
 
     Everything is written beside its place first, and moved into place only when all of it is on
-    the disk. A file that is there keeps its permissions.
+    the disk. A file that is there keeps its mode, and as far as we may set them its owner and its
+    group; its other names (hard links) keep the old content.
 
     Args:
         contents: file to its whole content; through a symbolic link, the file it points at.
@@ -80,8 +102,29 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
 def _write_new(temporary: Path, target: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with open(os.open(temporary, flags, 0o666), "wb") as file:  # noqa: PTH123 - a descriptor
-        if target.exists():
-            os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+        with contextlib.suppress(FileNotFoundError):
+            _take_after(file.fileno(), target.stat())
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _take_after(descriptor: int, old: os.stat_result) -> None:
+    """Give a new file the owner, group and mode of the one in whose place it comes.
+
+    To give a file away is root's privilege; a group can be any that we are in.
+    """
+    new = os.fstat(descriptor)
+    mode = stat.S_IMODE(old.st_mode)
+    for field, owner, bit in (
+        ("st_gid", (-1, old.st_gid), stat.S_ISGID),
+        ("st_uid", (old.st_uid, -1), stat.S_ISUID),
+    ):
+        if getattr(new, field) != getattr(old, field):
+            try:
+                os.fchown(descriptor, *owner)
+            except OSError:
+                # Such a bit gives its owner's or group's rights away; ours were never meant.
+                mode &= ~bit
+    # After the owner: to change that takes set-user-ID and set-group-ID bits away.
+    os.fchmod(descriptor, mode)

@@ -3,12 +3,19 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from fullframe.cfi.diagnostics import DIAGNOSTICS
 from fullframe.cli.main import main
+from fullframe.elf.image import Image
+from fullframe.errors import ToolMissingError
+from fullframe.toolchain.command import run_tool
+from fullframe.toolchain.find import find_tool
 from tests.cfi_check import small
+from tests.support import run_unprivileged, skip_or_fail
 
 #: Keys as docs/json.md has them.
 FILE_KEYS = [
@@ -226,7 +233,10 @@ def test_broken_baselines(check, folder, text, message):
 def test_no_such_baseline(check):
     code, out, err = check("wrong.o", "--baseline", "none.json")
     assert (code, out) == (3, "")
-    assert err.startswith("fullframe: none.json: cannot be read: ")
+    assert err == (
+        "fullframe: none.json: cannot be read: No such file or directory; expected a baseline "
+        "file\n  next: check the path\n"
+    )
 
 
 def test_an_unreadable_file_does_not_end_the_run(check):
@@ -250,8 +260,6 @@ def test_an_unreadable_file_does_not_end_the_run(check):
     [
         ([], 2, "fullframe: nothing to check: name files or directories, or use --live-vdso\n"),
         (["right.o", "--jobs", "-1"], 2, "fullframe: --jobs -1: expected a number of processes"),
-        (["none.o"], 3, "fullframe: none.o: no such file or directory\n  next: "),
-        (["right.o", "none.o"], 3, "fullframe: none.o: no such file or directory\n  next: "),
     ],
 )
 def test_refused(check, arguments, code, message):
@@ -281,12 +289,62 @@ def test_directories_and_hard_links(check, folder):
     assert [file["path"] for file in json.loads(out)["files"]] == [
         "tree/deep/again.o", "tree/deep/b.o", "right.o",
     ]  # fmt: skip
+    os.chdir("tree")
+    _, out, _ = check(".", "--json")
+    assert [file["path"] for file in json.loads(out)["files"]] == ["a.o", "deep/b.o"]
 
 
-def test_an_empty_directory(check, folder):
+def test_a_directory_without_elf_files_is_not_read(check, folder):
+    """A mistyped directory must not pass for one in which nothing is wrong."""
     (folder / "empty").mkdir()
+    shutil.copy("text.o", "empty/text.o")
+    error = (
+        "empty: no ELF file in this directory; expected at least one below it\n"
+        "  next: check the path's spelling, and that what is to be checked has been built"
+    )
     code, out, _ = check("empty", "--json")
-    assert (code, json.loads(out)) == (0, {"schema": 1, "files": [], "findings": []})
+    found = json.loads(out)
+    assert (code, found["findings"]) == (3, [])
+    assert [(file["path"], file["error"]) for file in found["files"]] == [("empty", error)]
+    code, out, _ = check("empty", "right.o")
+    assert code == 3
+    assert f"empty    not read: {error}\n" in out
+    assert "right.o  x86-64 " in out
+
+
+NOT_THERE = (
+    "none.o: cannot be opened: No such file or directory; expected a file\n"
+    "  next: check the path's spelling"
+)
+
+
+@pytest.mark.parametrize("others", [[], ["wrong.o"]])
+def test_a_file_that_is_not_there_does_not_end_the_run(check, others):
+    code, out, err = check("none.o", *others, "--json")
+    found = json.loads(out)
+    assert (code, err) == (3, "")
+    assert [file["path"] for file in found["files"]] == ["none.o", *others]
+    assert found["files"][0]["error"] == NOT_THERE
+    assert {one["path"] for one in found["findings"]} == set(others)
+    code, out, err = check("none.o", *others)
+    assert (code, err) == (3, "")
+    assert f"not read: {NOT_THERE}\n" in out
+    # SARIF has no place for it in its results.
+    code, out, err = check("none.o", *others, "--sarif")
+    assert (code, err) == (3, f"not read: {NOT_THERE}\n")
+    assert len(json.loads(out)["runs"][0]["results"]) == 2 * len(others)
+
+
+def test_a_name_that_is_too_long(check):
+    name = "x" * 300
+    code, out, _ = check(name, "right.o", "--json")
+    first, second = json.loads(out)["files"]
+    assert code == 3
+    assert first["error"] == (
+        f"{name}: cannot be opened: File name too long; expected a file\n"
+        "  next: check the path's spelling"
+    )
+    assert second["functions"] == 1
 
 
 def test_two_processes_say_what_one_says(check):
@@ -320,14 +378,62 @@ def test_a_name_that_is_no_text(check, folder):
     shutil.copy("wrong.o", name)
     code, out, _ = check(name, "--json")
     assert code == 1
-    assert json.loads(out)["files"][0]["path"] == name
+    assert json.loads(out)["files"][0]["path"] == "odd\\xff #.o"
+    assert {one["path"] for one in json.loads(out)["findings"]} == {"odd\\xff #.o"}
     code, out, _ = check(name, "--sarif")
     assert code == 1
     result = json.loads(out)["runs"][0]["results"][0]
     uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
     assert uri == "odd%FF%20%23.o"
     assert check(name, "--json", "--write-baseline", "known.json")[0] == 1
+    for key in json.loads((folder / "known.json").read_bytes())["known"]:
+        assert key.encode().startswith(b"odd\\xff #.o|")
     assert check(name, "--json", "--baseline", "known.json")[0] == 0
+    # Baselines of before have such a name as a lone surrogate.
+    old = (folder / "known.json").read_text().replace(r"odd\\xff", r"odd\udcff")
+    assert r"\udcff" in old
+    (folder / "known.json").write_text(old)
+    assert check(name, "--json", "--baseline", "known.json")[0] == 0
+
+
+HOSTILE = os.fsdecode(b"a\nb\x1b[31m\xe9.o")
+
+
+def test_a_name_that_a_terminal_would_obey(check, folder):
+    shutil.copy("wrong.o", HOSTILE)
+    (folder / ("n" + HOSTILE)).write_text("no object")
+    code, out, _ = check(HOSTILE, "n" + HOSTILE)
+    shown = r"a\nb\x1b[31m\xe9.o"
+    assert code == 3
+    assert out.startswith(f"{shown}\n  FF-C001")
+    assert f"\n{shown}   x86-64 " in out
+    assert f"\nn{shown}  not read: n{shown}: offset 0x0: not an ELF file" in out
+    assert "\x1b" not in out
+    code, out, _ = check(HOSTILE, "n" + HOSTILE, "--json")
+    # The JSON that strict readers take: every text can be encoded.
+    assert json.loads(out)["files"][0]["path"] == "a\nb\x1b[31m\\xe9.o"
+    json.dumps(json.loads(out), ensure_ascii=False).encode()
+    _, out, _ = check(HOSTILE, "--sarif")
+    json.dumps(json.loads(out), ensure_ascii=False).encode()
+
+
+def test_names_in_a_file_that_a_terminal_would_obey(check, capsys, folder):
+    """The names of functions and sections are the file's, too."""
+    small.assemble(small.X86_64.replace("unadjusted", "unadXusted"), folder / "hostile.o")
+    data = (folder / "hostile.o").read_bytes()
+    assert data.count(b"unadXusted") == 1
+    data = data.replace(b"unadXusted", b"un\n\x1b[7m\xffd!").replace(b"\0.text\0", b"\0.t\nxt\0")
+    (folder / "hostile.o").write_bytes(data)
+    code, out, _ = check("hostile.o")
+    assert code == 1
+    assert r"FF-C001 return-address-lost: un\n\x1b[7m\xffd! at " in out
+    assert "\x1b" not in out
+    assert main(["cfi", "show", "hostile.o", r"un\n\x1b[7m\xffd!"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(r"un\n\x1b[7m\xffd!  .")
+    assert "\x1b" not in out
+    assert main(["cfi", "show", "hostile.o", "nothing\x1b[7m"]) == 3
+    assert "\x1b" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("file", "function"), [("wrong.o", "lost"), ("wrong32.o", "unadjusted")])
@@ -412,6 +518,9 @@ def test_show_and_check_agree(check, capsys):
         (["wrong.o", "0xyz"], "wrong.o: no function '0xyz'", "list the symbols"),
         (["text.o", "lost"], "text.o: offset 0x0: not an ELF file", "give an x86"),
         (["none.o"], "none.o: cannot be opened: No such file", None),
+        (["wrong.o", ".text+0x1000"], "wrong.o: no function '.text+0x1000'", "list the symbols"),
+        (["wrong.o", ".data+0x0"], "wrong.o: no function '.data+0x0'", "list the symbols"),
+        (["wrong.o", "lost+0x9999"], "wrong.o: no function 'lost+0x9999'", "list the symbols"),
     ],
 )
 def test_show_refused(capsys, arguments, message, next_step):
@@ -421,6 +530,82 @@ def test_show_refused(capsys, arguments, message, next_step):
     assert captured.err.startswith(f"fullframe: {message}")
     if next_step is not None:
         assert f"  next: {next_step}" in captured.err
+
+
+def test_show_says_what_can_be_named(capsys):
+    assert main(["cfi", "show", "wrong.o", "zzz"]) == 3
+    assert capsys.readouterr().err == (
+        "fullframe: wrong.o: no function 'zzz' that has call-frame information; expected a "
+        "symbol's name, an address such as 0x1040, or a place such as .text+0x40\n"
+        "  next: list the symbols with nm, or name none to see every function\n"
+    )
+
+
+@pytest.fixture
+def shown(capsys):
+    """Run ``cfi show``; give the names of the functions that were shown."""
+
+    def run(*arguments):
+        assert main(["cfi", "show", *arguments, "--json"]) == 0
+        return [one["name"] for one in json.loads(capsys.readouterr().out)["functions"]]
+
+    return run
+
+
+def test_show_takes_every_address_that_is_printed(check, shown, capsys, folder):
+    """In an object: SECTION+OFFSET, as findings have it, and an offset as nm and objdump do."""
+    _, out, _ = check("wrong.o", "--json")
+    findings = json.loads(out)["findings"]
+    assert findings
+    for finding in findings:
+        place, name = finding["place"], finding["function"]
+        assert place.startswith(".text+0x")
+        assert shown("wrong.o", place) == [name]
+        assert shown("wrong.o", place.removeprefix(".text+")) == [name]
+        assert shown("wrong.o", hex(finding["address"])) == [name]
+    main(["cfi", "show", "wrong.o", "--json"])
+    for function in json.loads(capsys.readouterr().out)["functions"]:
+        for one in function["instructions"]:
+            assert shown("wrong.o", one["place"]) == [function["name"]]
+            offset = one["address"] - function["begin"]
+            assert shown("wrong.o", f"{function['name']}+{offset:#x}") == [function["name"]]
+            assert shown("wrong.o", f"{function['name']}+{offset}") == [function["name"]]
+
+
+def test_show_an_offset_that_several_sections_have(shown, capsys, folder):
+    begin, end = small.RIGHT.index("\t.type"), small.RIGHT.index("\t.size")
+    twin = small.RIGHT[begin:end].replace("right", "twin")
+    small.assemble(small.RIGHT + '\t.section .more,"ax",@progbits\n' + twin, folder / "two.o")
+    assert shown("two.o", ".text+0x1") == ["right"]
+    assert shown("two.o", ".more+0x1") == ["twin"]
+    assert main(["cfi", "show", "two.o", "0x1"]) == 3
+    assert capsys.readouterr().err == (
+        "fullframe: two.o: 0x1 can be 2 places in this object: .text+0x1, .more+0x1; "
+        "expected one of them\n  next: name the section, too\n"
+    )
+
+
+def test_show_sections_of_one_name(shown, folder):
+    begin, end = small.RIGHT.index("\t.type"), small.RIGHT.index("\t.size")
+    twin = small.RIGHT[begin:end].replace("right", "twin")
+    section = '\t.section .text,"axG",@progbits,twin,comdat\n'
+    small.assemble(small.RIGHT + section + twin, folder / "group.o")
+    assert shown("group.o", ".text+0x1") == ["right", "twin"]
+    assert shown("group.o", "twin+0x1") == ["twin"]
+
+
+def test_show_a_place_in_a_linked_image(shown, folder):
+    try:
+        linker = find_tool("ld")
+    except ToolMissingError as error:
+        skip_or_fail(str(error))
+    run_tool([linker, "-shared", "right.o", "-o", "right.so"])
+    image = Image.open("right.so")
+    assert image.kind == "shared"
+    begin = image.function_addresses()["right"]
+    section = image.section_at(begin)
+    for text in ("right", hex(begin + 1), f".text+{begin + 1 - section.address:#x}", "right+0x1"):
+        assert shown("right.so", text) == ["right"]
 
 
 @pytest.mark.parametrize("code", list(DIAGNOSTICS))
@@ -446,6 +631,11 @@ def test_an_unknown_code(capsys):
     assert captured.out == ""
     assert captured.err.startswith("fullframe: FF-C009: no such diagnostic; there are ")
     assert "FF-C0" in captured.err.partition("there are")[2]
+    assert captured.err.endswith("\n  next: `fullframe explain` without a code lists them all\n")
+    main(["explain"])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"there are {len(lines)}, such as " in captured.err
+    assert set(DIAGNOSTICS) < {line.split()[0] for line in lines}
 
 
 @pytest.mark.parametrize("target", ["none/known.json", "."])
@@ -454,3 +644,102 @@ def test_a_baseline_that_cannot_be_written(check, target):
     assert (code, out) == (3, "")
     assert err.startswith("fullframe: ")
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def closed(folder):
+    """A directory that only root may look into, and a file that only root may read."""
+    inside = folder / "tree" / "closed"
+    inside.mkdir(parents=True)
+    shutil.copy("right.o", "tree/right.o")
+    shutil.copy("right.o", "tree/secret.o")
+    (folder / "tree" / "nowhere").symlink_to("none")
+    os.mkfifo(folder / "tree" / "pipe")
+    inside.chmod(0)
+    (folder / "tree" / "secret.o").chmod(0)
+    yield folder
+    inside.chmod(0o700)
+
+
+DENIED = (
+    "cannot be read: Permission denied; expected files and directories that you may read\n"
+    "  next: check the permissions, or name what is to be checked"
+)
+
+
+def test_what_may_not_be_read_in_a_directory_is_reported(closed):
+    done = run_unprivileged("cfi", "check", "tree", "wrong.o", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert {file["path"]: file["error"] for file in found["files"]} == {
+        "tree/right.o": None,
+        "wrong.o": None,
+        "tree/closed": f"tree/closed: {DENIED}",
+        "tree/secret.o": f"tree/secret.o: {DENIED}",
+    }
+    assert len(found["findings"]) == 2
+    done = run_unprivileged("cfi", "check", "tree")
+    assert done.returncode == 3
+    assert f"not read: tree/closed: {DENIED}\n" in done.stdout
+    assert "tree/right.o   x86-64 " in done.stdout
+
+
+def test_a_file_in_a_directory_that_may_not_be_entered(closed):
+    done = run_unprivileged("cfi", "check", "tree/closed/x", "right.o")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert (
+        "tree/closed/x  not read: tree/closed/x: cannot be opened: Permission denied; expected a "
+        "file\n  next: check the path's spelling\n"
+    ) in done.stdout
+    assert "right.o        x86-64 " in done.stdout
+
+
+def test_a_baseline_without_an_end(check):
+    code, out, err = check("wrong.o", "--baseline", "/dev/zero")
+    assert (code, out) == (3, "")
+    assert err == (
+        "fullframe: /dev/zero: more than 134217728 bytes; expected a baseline file\n"
+        "  next: check the path; --write-baseline writes one\n"
+    )
+
+
+CUT_SHORT = """
+import os, sys
+from fullframe.cfi import files
+from fullframe.elf import image
+
+def cut_short(image, engine, jobs):
+    os.truncate(image.path, 0)
+    return whole(image, engine, jobs)
+
+whole, files.check_image = files.check_image, cut_short
+image.LARGEST_READ_BYTES = files.LARGEST_READ_BYTES = int(sys.argv[1])
+(report,) = files.check_files([sys.argv[2]], jobs=int(sys.argv[3]))
+print(report.functions, report.error)
+"""
+
+
+def cut_short(largest_read_bytes, jobs):
+    return subprocess.run(
+        [sys.executable, "-c", CUT_SHORT, str(largest_read_bytes), "wrong.o", str(jobs)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_file_that_is_cut_short_meanwhile(jobs):
+    """What was read is checked; a mapping would end the process with a bus error."""
+    done = cut_short(1 << 20, jobs)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 None\n", "")
+
+
+def test_a_mapped_file_that_is_cut_short_meanwhile():
+    """The bus error ends a process of its own, so that it can be told."""
+    done = cut_short(0, 1)
+    # The second try, in case memory ran out, finds the file empty.
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0, "0 wrong.o: an empty file; expected an ELF file\n", "",
+    )  # fmt: skip

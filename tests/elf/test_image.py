@@ -186,7 +186,19 @@ def test_read_gives_what_the_file_holds():
         image.read(-8, 8)
 
 
-def test_a_file_is_mapped_not_copied():
+def test_a_file_is_read_once_and_not_copied():
+    """Every section is a view of one object, which is as large as the file."""
+    path = library("libc")
+    image = Image.open(path)
+    views = [section.data for section in image.sections if section.has_bytes]
+    assert all(view.readonly for view in views)
+    (whole,) = {id(view.obj): view.obj for view in views}.values()
+    assert type(whole).__name__ == "bytes"
+    assert len(whole) == image.size_bytes == Path(path).stat().st_size
+
+
+def test_a_large_file_is_mapped_not_copied(monkeypatch):
+    monkeypatch.setattr("fullframe.elf.image.LARGEST_READ_BYTES", 4096)
     view = Image.open(library("libc")).section(".text").data
     assert view.readonly
     assert type(view.obj).__name__ == "mmap"

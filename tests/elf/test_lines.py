@@ -14,7 +14,7 @@ from elftools.elf.elffile import ELFFile
 from fullframe.elf import lines
 from fullframe.elf.image import Image
 from fullframe.elf.line_program import LineProgram, LineProgramError
-from tests.cfi.samples import compiled
+from tests.cfi.samples import compiled, library
 from tests.elf.writer import EM_386, ElfWriter
 
 SOURCE = """
@@ -348,3 +348,14 @@ def test_compressed_tables_that_lie_give_no_line():
         packed = struct.pack("<IIQQ", 1, 0, claimed, 1) + zlib.compress(plain)
         writer.section(".debug_line", packed, flags=0x800)
         assert Image.from_bytes(writer.build(), "sample").source_line(0x1000) == expected
+
+
+def test_a_debug_directory_that_cannot_be_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then there is no debug file, and no error: nobody asked for that directory."""
+    image = Image.open(library("libc"))
+    assert lines.build_id(image)
+    # Too long a name is refused to root as well, as a directory without permission is to others.
+    monkeypatch.setattr(lines, "DEBUG_DIRECTORY", Path("x" * 300))
+    assert image.source_line(image.entry) is None
+    symbol = image.function_symbols()[0]
+    assert image.function_name(symbol.address)

@@ -7,6 +7,7 @@ import pytest
 from fullframe.cli.main import main
 from tests.prove.built import image_path
 from tests.prove.samples import MISTAKES, build, changed
+from tests.support import run_unprivileged
 
 SLOTS = 21
 
@@ -111,6 +112,12 @@ def test_not_proved(tmp_path, capsys):
         (["missing.elf", "--contract", "full"], 3, "missing.elf: cannot be opened"),
         ([__file__, "--contract", "full"], 3, "not an ELF file"),
         ([sys.executable, "--contract", "ful"], 2, "no contract 'ful' (did you mean full?)"),
+        (
+            [sys.executable, "--contract", "x" * 300],
+            3,
+            f"fullframe: {'x' * 300}: cannot be read: File name too long; expected a TOML file in "
+            "UTF-8\n  next: check the file\n",
+        ),
     ],
 )
 def test_inputs_that_cannot_be_used(arguments, code, message, capsys):
@@ -118,6 +125,20 @@ def test_inputs_that_cannot_be_used(arguments, code, message, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+def test_a_contract_in_a_directory_that_may_not_be_entered(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    path = str(closed / "x.toml")
+    done = run_unprivileged("entry", "prove", sys.executable, "--contract", path)
+    closed.chmod(0o700)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        3,
+        "",
+        f"fullframe: {path}: cannot be read: Permission denied; expected a TOML file in UTF-8\n"
+        "  next: check the file\n",
+    )
 
 
 def test_contract_is_required():

@@ -29,7 +29,7 @@ from fullframe.errors import InputError, Place, ToolFailedError, ToolMissingErro
 from fullframe.run import running_vdso
 from fullframe.run.running_vdso import RunningVdso, dumping_program, read_running_vdso
 from fullframe.vdso.dump import DUMP_NAMES, dump
-from tests.support import skip_or_fail
+from tests.support import run_unprivileged, skip_or_fail
 from tests.vdso.support import IMAGE, built, program
 from tests.vdso.test_build import EXPORTS_32, EXPORTS_64
 
@@ -312,3 +312,39 @@ def test_the_programs_fail_without_a_file(abi: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(process, "_creat", lambda *_: -errno.EACCES)
     process.run()
     assert (process.file, process.status) == (None, 1)
+
+
+OUTPUT_COMMANDS = pytest.mark.parametrize("command", ["dump", "build"])
+
+
+def refused(path: str, reason: str) -> str:
+    return (
+        f"fullframe: {path}: cannot be written: {reason}; expected a file, or a directory, in a "
+        "directory that you may write to\n  next: check the path and its permissions\n"
+    )
+
+
+@OUTPUT_COMMANDS
+def test_a_name_that_is_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    vdso_of("x86-64")
+    path = str(tmp_path / ("x" * 300))
+    assert main(["vdso", command, "--machine", "x86-64", "-o", path]) == 3
+    assert capsys.readouterr() == ("", refused(path, "File name too long"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@OUTPUT_COMMANDS
+def test_a_directory_that_may_not_be_entered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    vdso_of("x86-64")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    path = str(closed / "x")
+    done = run_unprivileged("vdso", command, "--machine", "x86-64", "-o", path)
+    closed.chmod(0o700)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == refused(path, "Permission denied")
+    assert list(closed.iterdir()) == []

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from fullframe.cfi.findings import Finding
 from fullframe.errors import InputError, Place
+from fullframe.files import read_at_most
+from fullframe.printable import valid
 
 #: Version of the baseline file.
 BASELINE_SCHEMA = 1
+#: A baseline of this size knows a million findings.
+_MOST_BYTES = 128 << 20
 
 
 def read_baseline(path: str) -> Counter[str]:
@@ -24,17 +28,26 @@ def read_baseline(path: str) -> Counter[str]:
         How many findings of each fingerprint are known; raises InputError on anything else.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = read_at_most(path, _MOST_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            Place(path), f"cannot be read: {error}", "a baseline file", "check the path"
+            Place(path), f"cannot be read: {reason}", "a baseline file", "check the path"
         ) from None
+    if len(data) > _MOST_BYTES:
+        raise InputError(
+            Place(path),
+            f"more than {_MOST_BYTES} bytes",
+            "a baseline file",
+            "check the path; --write-baseline writes one",
+        )
     try:
-        data = json.loads(text)
-        known = data["known"]
-        if data["schema"] != BASELINE_SCHEMA or not isinstance(known, dict):
-            raise ValueError(f"schema {data.get('schema')!r}")
-        counts = Counter({str(key): int(number) for key, number in known.items()})
+        body = json.loads(text)
+        known = body["known"]
+        if body["schema"] != BASELINE_SCHEMA or not isinstance(known, dict):
+            raise ValueError(f"schema {body.get('schema')!r}")
+        counts = Counter({valid(str(key)): int(number) for key, number in known.items()})
     except (
         ArithmeticError,
         AttributeError,
@@ -55,7 +68,6 @@ def read_baseline(path: str) -> Counter[str]:
 def baseline_text(findings: Iterable[Finding]) -> str:
     """Return the baseline of these findings; the same findings give the same text."""
     counts = Counter(_key(finding) for finding in findings)
-    # All ASCII: a path that is no text has no other form that can be written.
     body = {"schema": BASELINE_SCHEMA, "known": dict(sorted(counts.items()))}
     return json.dumps(body, indent=1) + "\n"
 
@@ -75,4 +87,5 @@ def new_findings(findings: Iterable[Finding], known: Counter[str]) -> list[Findi
 
 def _key(finding: Finding) -> str:
     # The directory is left out: the same library is built and installed in different places.
-    return f"{Path(finding.path).name}|{finding.fingerprint}"
+    # A path may be bytes that are no text; JSON's readers take only text.
+    return valid(f"{Path(finding.path).name}|{finding.fingerprint}")

@@ -6,18 +6,21 @@ One bad file never ends the run: its report carries the error.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
+import stat
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 from fullframe.cfi.check import Engine, check_image
 from fullframe.cfi.findings import FileReport
-from fullframe.elf.image import Image
+from fullframe.elf.image import LARGEST_READ_BYTES, Image
 from fullframe.errors import FullframeError, InputError, Place, ToolMissingError
 from fullframe.run.running_vdso import PROCESS_ABIS, RunningVdso, read_running_vdso
 
@@ -58,11 +61,11 @@ def check_file(path: str, jobs: int = 1) -> FileReport:
     except FullframeError as error:
         return FileReport(path, seconds=time.perf_counter() - began, error=str(error))
     except RecursionError:
-        error_text = f"{path}: nested too deeply to be followed"
+        error_text = f"{Place(path)}: nested too deeply to be followed"
     except MemoryError:
-        error_text = f"{path}: not enough memory to check it"
+        error_text = f"{Place(path)}: not enough memory to check it"
     except Exception as error:  # noqa: BLE001 - what went wrong here says nothing of other files
-        error_text = f"{path}: a bug in fullframe: {type(error).__name__}: {error}"
+        error_text = f"{Place(path)}: a bug in fullframe: {type(error).__name__}: {error}"
         bug = traceback.format_exc()
     finally:
         gc.collect(1)  # the image refers to its readers, and they to it
@@ -71,45 +74,91 @@ def check_file(path: str, jobs: int = 1) -> FileReport:
     return FileReport(path, seconds=time.perf_counter() - began, error=error_text, bug=bug)
 
 
-def expand(paths: Iterable[str]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is to check.
+
+    Attributes:
+        paths: files, each once however many names it has, in a stable order.
+        unread: a report with ``error`` for each place below a directory that cannot be looked
+            into, and for each directory without an ELF file.
+    """
+
+    paths: tuple[str, ...]
+    unread: tuple[FileReport, ...]
+
+
+def expand(names: Iterable[str]) -> Found:
     """Turn files and directories into files.
 
     Args:
-        paths: a file is taken as it is; of a directory, the ELF files below it, each once
-            however many names it has.
-
-    Returns:
-        Paths in a stable order; raises InputError where a path does not exist.
+        names: a file is taken as it is, even if it is not there: checking it says so; of a
+            directory, the ELF files below it.
     """
-    found: dict[tuple[int, int], str] = {}
-    for name in paths:
-        path = Path(name)
-        if not path.exists():
-            raise InputError(
-                Place(name), "no such file or directory", "", "check the path's spelling"
-            )
-        if not path.is_dir():
-            status = path.stat()
-            found.setdefault((status.st_dev, status.st_ino), name)
+    paths: dict[tuple[int, int] | str, str] = {}
+    unread: dict[str, FileReport] = {}
+    for name in names:
+        try:
+            status = Path(name).stat()
+        except (OSError, ValueError):
+            paths.setdefault(name, name)
             continue
-        for file in sorted(_elf_files(path)):
-            status = Path(file).stat()
-            found.setdefault((status.st_dev, status.st_ino), file)
-    return list(found.values())
+        if not stat.S_ISDIR(status.st_mode):
+            paths.setdefault((status.st_dev, status.st_ino), name)
+            continue
+        files, errors = _elf_files(Path(name))
+        if not files and not errors:
+            errors = [_nothing_in(name)]
+        for error in errors:
+            path = error.place.path
+            unread.setdefault(path, FileReport(path, error=str(error)))
+        for file, identity in sorted(files.items()):
+            paths.setdefault(identity, file)
+    return Found(tuple(paths.values()), tuple(unread.values()))
 
 
-def _elf_files(directory: Path) -> Iterator[str]:
-    for root, _, names in os.walk(directory):
+def _nothing_in(name: str) -> InputError:
+    # A mistyped or not yet built directory must not pass for one in which nothing is wrong.
+    return InputError(
+        Place(name),
+        "no ELF file in this directory",
+        "at least one below it",
+        "check the path's spelling, and that what is to be checked has been built",
+    )
+
+
+def _elf_files(directory: Path) -> tuple[dict[str, tuple[int, int]], list[InputError]]:
+    """Return the ELF files below a directory, with device and inode, and what cannot be read."""
+    files: dict[str, tuple[int, int]] = {}
+    errors: list[InputError] = []
+
+    def unreadable(error: OSError, path: Path | None = None) -> None:
+        # What went away meanwhile, or is a symbolic link to nothing, is no file to be read.
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return
+        errors.append(
+            InputError(
+                Place(str(path or Path(error.filename))),
+                f"cannot be read: {error.strerror}",
+                "files and directories that you may read",
+                "check the permissions, or name what is to be checked",
+            )
+        )
+
+    for root, _, names in os.walk(directory, onerror=unreadable):
         for name in names:
-            path = Path(root) / name
+            path = Path(root, name)
             try:
-                if not path.is_file():
+                # Before opening it: to open a named pipe is to wait for its writer.
+                if not stat.S_ISREG(path.stat().st_mode):
                     continue
                 with path.open("rb") as file:
                     if file.read(4) == _MAGIC:
-                        yield str(path)
-            except OSError:
-                continue
+                        status = os.fstat(file.fileno())
+                        files[str(path)] = (status.st_dev, status.st_ino)
+            except OSError as error:
+                unreadable(error, path)
+    return files, sorted(errors, key=lambda error: error.place.path)
 
 
 def check_files(
@@ -142,7 +191,12 @@ def check_files(
 def _checked(order: Sequence[str], sizes: dict[str, int], jobs: int) -> Iterator[FileReport]:
     """Check files, the large ones one after the other in all processes together."""
     if jobs == 1:
-        yield from map(check_file, order)
+        for path in order:
+            if sizes[path] > LARGEST_READ_BYTES:
+                # It is mapped, and may be cut short meanwhile: then the process is killed.
+                yield from _in_processes([path], 1)
+            else:
+                yield check_file(path)
         return
     large = [path for path in order if sizes[path] >= SMALLEST_SHARED_BYTES]
     for path in large:
@@ -180,8 +234,9 @@ def _in_processes(paths: Sequence[str], jobs: int, *more: int) -> Iterator[FileR
         except BrokenProcessPool:
             report = FileReport(
                 path,
-                error=f"{path}: the process that checked it was killed"
-                "\n  next: see whether memory ran out, and check with fewer --jobs",
+                error=f"{Place(path)}: the process that checked it was killed"
+                "\n  next: see whether memory ran out (then check with fewer --jobs), or the file "
+                "was cut short meanwhile",
             )
         yield report
 
@@ -190,13 +245,13 @@ def _result(future: Future[FileReport], path: str) -> FileReport:
     try:
         return future.result()
     except (OSError, MemoryError) as error:
-        return FileReport(path, error=f"{path}: {error}")
+        return FileReport(path, error=f"{Place(path)}: {error}")
 
 
 def _size(path: str) -> int:
     try:
         return Path(path).stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 

@@ -10,6 +10,7 @@ from fullframe.cfi.check import ImageChecker
 from fullframe.cfi.claims import Answer
 from fullframe.cfi.describe import instruction_text
 from fullframe.cfi.files import engine_for
+from fullframe.cfi.named import functions_named
 from fullframe.cfi.results import FunctionResult, Run
 from fullframe.cfi.shares import Groups
 from fullframe.elf.image import Image
@@ -86,7 +87,7 @@ def show_functions(path: str, function: str | None) -> Iterator[ShownFunction]:
 
     Args:
         path: an ELF file.
-        function: a symbol's name, or an address in hexadecimal (0x…); None for all.
+        function: its name, an address or a place (see :func:`functions_named`); None for all.
 
     Yields:
         Functions by address. Raises InputError for an unreadable file or an unknown function.
@@ -104,9 +105,10 @@ def show_functions(path: str, function: str | None) -> Iterator[ShownFunction]:
         for result in checker.results():
             yield _shown(checker, result)
         return
-    found, left_out = _follow_alone(checker, _find(checker, function))
-    if found is not None:
-        yield _shown(checker, found, left_out)
+    for begin in functions_named(checker, function):
+        found, left_out = _follow_alone(checker, begin)
+        if found is not None:
+            yield _shown(checker, found, left_out)
 
 
 def _follow_alone(checker: ImageChecker, wanted: int) -> tuple[FunctionResult | None, str]:
@@ -150,34 +152,6 @@ def _neighbours(checker: ImageChecker, wanted: int) -> frozenset[int]:
         fde.begin
         for fde in checker.fdes
         if fde.begin - _SHORT_JUMP_BYTES <= wanted <= fde.end + _SHORT_JUMP_BYTES
-    )
-
-
-def _find(checker: ImageChecker, function: str) -> int:
-    image = checker.image
-    if function.lower().startswith("0x"):
-        try:
-            address = int(function, 16)
-        except ValueError:
-            address = -1
-        fde = checker.code.covering(address)
-        if fde is not None:
-            return fde.begin
-    else:
-        for symbol in image.function_symbols():
-            if symbol.name.split("@")[0] == function:
-                fde = checker.code.covering(symbol.address)
-                if fde is not None:
-                    return fde.begin
-    import difflib
-
-    names = {symbol.name for symbol in image.function_symbols()}
-    near = difflib.get_close_matches(function, names, 3)
-    raise InputError(
-        Place(image.path),
-        f"no function {function!r} that has call-frame information",
-        "a symbol's name or an address such as 0x1040",
-        f"nearest names: {', '.join(near)}" if near else "list the symbols with nm -D",
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
+from fullframe.cli.arguments import path
+from fullframe.cli.output import print_json, reader_is_gone, say
 from fullframe.errors import EXIT_BUG, EXIT_FINDINGS, EXIT_INPUT, EXIT_OK, UsageError
+from fullframe.printable import printable_lines
 
 if TYPE_CHECKING:
     from fullframe.cfi.findings import FileReport, Finding
@@ -27,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "address and every callee-saved register: is the CFI true? Exit code 1 if anything is "
         "wrong, 3 if a file could not be read (the others are still checked).",
     )
-    check.add_argument("files", nargs="*", metavar="FILE", help="ELF files, or directories")
+    check.add_argument(
+        "files", nargs="*", type=path, metavar="FILE", help="ELF files, or directories"
+    )
     check.add_argument(
         "--live-vdso", action="store_true", help="check the running kernel's own vDSOs as well"
     )
@@ -37,8 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     form = check.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--sarif", action="store_true", help="print a SARIF 2.1.0 log")
-    check.add_argument("--baseline", metavar="FILE", help="report only findings not in FILE")
-    check.add_argument("--write-baseline", metavar="FILE", help="write all findings to FILE")
+    check.add_argument(
+        "--baseline", type=path, metavar="FILE", help="report only findings not in FILE"
+    )
+    check.add_argument(
+        "--write-baseline", type=path, metavar="FILE", help="write all findings to FILE"
+    )
     check.add_argument(
         "-v", "--verbose", action="store_true", help="say why boundaries are not proved"
     )
@@ -50,8 +58,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Each instruction beside the CFI rule in force and where each caller's "
         "register really is. Without FUNCTION, every function of the file.",
     )
-    show.add_argument("file", metavar="FILE", help="an ELF file")
-    show.add_argument("function", nargs="?", metavar="FUNCTION", help="name or address")
+    show.add_argument("file", type=path, metavar="FILE", help="an ELF file")
+    show.add_argument(
+        "function",
+        nargs="?",
+        metavar="FUNCTION",
+        help="name, address (0x1040), or place (.text+0x40, main+0x10), as they are printed",
+    )
     show.add_argument("--json", action="store_true", help="print one JSON object")
     show.set_defaults(handler=_show)
     add_commands(commands)
@@ -71,9 +84,10 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 0:
         raise UsageError(f"--jobs {arguments.jobs}: expected a number of processes, or 0")
     known = read_baseline(arguments.baseline) if arguments.baseline else None
-    paths = expand(arguments.files)
-    with file_progress(paths, "checking") as progress:
-        reports = check_files(paths, jobs=arguments.jobs, progress=progress)
+    found = expand(arguments.files)
+    with file_progress(found.paths, "checking") as progress:
+        reports = check_files(found.paths, jobs=arguments.jobs, progress=progress)
+    reports += found.unread
     if arguments.live_vdso:
         reports += check_live_vdsos()
     findings = [finding for one in reports for finding in one.findings]
@@ -83,11 +97,12 @@ def _check(arguments: argparse.Namespace) -> int:
     if known is not None:
         findings = new_findings(findings, known)
     if arguments.json:
-        json.dump(report.check_json(reports, findings), sys.stdout, indent=1)
-        print()
+        print_json(report.check_json(reports, findings), indent=1)
     elif arguments.sarif:
-        json.dump(sarif(report.check_sarif_results(findings), DIAGNOSTICS), sys.stdout, indent=1)
-        print()
+        print_json(sarif(report.check_sarif_results(findings), DIAGNOSTICS), indent=1)
+        for one in reports:
+            if one.error is not None and one.bug is None:
+                say(f"not read: {printable_lines(one.error)}")
     else:
         report.write_findings(sys.stdout, findings)
         report.write_summary(
@@ -95,7 +110,8 @@ def _check(arguments: argparse.Namespace) -> int:
         )
     for one in reports:
         if one.bug is not None:
-            print(f"{one.bug}{one.error}\nplease report it with the lines above", file=sys.stderr)
+            bug = f"{one.bug}{one.error}\nplease report it with the lines above"
+            say(printable_lines(bug))
     return _exit_code(reports, findings)
 
 
@@ -121,7 +137,8 @@ def _show(arguments: argparse.Namespace) -> int:
             print()
         first = False
         write_shown(sys.stdout, function)
+        if reader_is_gone():
+            break
     if arguments.json:
-        json.dump(show_json(arguments.file, shown), sys.stdout, indent=1)
-        print()
+        print_json(show_json(arguments.file, shown), indent=1)
     return EXIT_OK

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fullframe.cli.arguments import Parser, path
+from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK
+from fullframe.printable import printable
 
 if TYPE_CHECKING:
     from fullframe.cfi.write.conversion import Conversion
     from fullframe.cfi.write.source import AssemblySource
 
 
-class FlagsParser(argparse.ArgumentParser):
+class FlagsParser(Parser):
     """A parser that leaves what follows ``--`` to the assembling compiler, as ``flags``.
 
     (argparse itself takes such arguments only where no option stands between them and the other
@@ -83,8 +85,10 @@ def _add_attach(commands: Any) -> None:
         "does; nothing else in the object changes. Functions that cannot be done are left out "
         "and listed, with exit code 1.",
     )
-    attach.add_argument("file", metavar="IN", help="a relocatable object")
-    attach.add_argument("-o", "--output", metavar="OUT", required=True, help="the new object")
+    attach.add_argument("file", type=path, metavar="IN", help="a relocatable object")
+    attach.add_argument(
+        "-o", "--output", type=path, metavar="OUT", required=True, help="the new object"
+    )
     attach.add_argument("--json", action="store_true", help="print one JSON object")
     attach.set_defaults(handler=_attach)
 
@@ -99,9 +103,11 @@ def _source_command(commands: Any, name: str, help_text: str, description: str) 
         usage="%(prog)s [-h] [-o FILE | --in-place | --check] [--json] FILE [-- FLAGS]",
     )
     parser.takes_flags = True
-    parser.add_argument("file", metavar="FILE", help="an assembly source (.S, .s)")
+    parser.add_argument("file", type=path, metavar="FILE", help="an assembly source (.S, .s)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("-o", "--output", metavar="OUT", help="write the new source to OUT")
+    where.add_argument(
+        "-o", "--output", type=path, metavar="OUT", help="write the new source to OUT"
+    )
     where.add_argument(
         "--in-place", action="store_true", help="replace FILE, only if everything succeeded"
     )
@@ -159,8 +165,7 @@ def _attach(arguments: argparse.Namespace) -> int:
     if result.functions:
         write_atomically(arguments.output, result.data)
     if arguments.json:
-        json.dump(attached_json(result, arguments.output), sys.stdout, indent=1)
-        print()
+        print_json(attached_json(result, arguments.output), indent=1)
     else:
         write_attached(sys.stdout, result, arguments.output)
     return EXIT_FINDINGS if result.left_out else EXIT_OK
@@ -190,8 +195,7 @@ def finish(
         data = result.new_text.encode("utf-8", errors="surrogateescape")
         written = write_atomically(target, data)
     if arguments.json:
-        json.dump(conversion_json(result), sys.stdout, indent=1)
-        print()
+        print_json(conversion_json(result), indent=1)
     else:
         write(
             sys.stdout,
@@ -202,8 +206,8 @@ def finish(
         )
     if arguments.in_place and failed and result.changed:
         print(
-            f"{arguments.file} was left as it was, because not everything could be done; "
-            "-o FILE writes what could",
+            f"{printable(arguments.file)} was left as it was, because not everything could be "
+            "done; -o FILE writes what could",
             file=sys.stderr,
         )
     return EXIT_FINDINGS if failed or (arguments.check and result.changed) else EXIT_OK

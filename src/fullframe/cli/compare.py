@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from fullframe.cli.arguments import path
 from fullframe.cli.output import print_json
 from fullframe.cli.progress import step_progress
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK, UsageError
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "table",
         nargs="?",
+        type=path,
         default="x86-64",
         metavar="TABLE",
         help="a .tbl file with 64-bit calls; default: the packaged Linux table, x86-64",

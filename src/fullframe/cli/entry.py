@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fullframe.cli.arguments import path, path_object
 from fullframe.cli.entry_prove import add_prove
 from fullframe.cli.output import print_json
 from fullframe.cli.progress import run_progress
@@ -35,9 +36,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--strategy", required=True, metavar="S", help="partial, full or annotated"
     )
     generate.add_argument(
-        "-o", "--output", required=True, metavar="DIR", type=Path, help="where to put the files"
+        "-o",
+        "--output",
+        required=True,
+        metavar="DIR",
+        type=path_object,
+        help="where to put the files",
     )
-    generate.add_argument("table", nargs="?", default="x86-64", metavar="TABLE", help=_TABLE_HELP)
+    generate.add_argument(
+        "table", nargs="?", type=path, default="x86-64", metavar="TABLE", help=_TABLE_HELP
+    )
     generate.add_argument(
         "--build", action="store_true", help="assemble, compile and link them for the harness too"
     )
@@ -49,7 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "build strategies and run every call of the table on an emulated CPU",
         _run,
     )
-    run.add_argument("table", nargs="?", default="x86-64", metavar="TABLE", help=_TABLE_HELP)
+    run.add_argument(
+        "table", nargs="?", type=path, default="x86-64", metavar="TABLE", help=_TABLE_HELP
+    )
     run.add_argument(
         "--strategy",
         action="append",
@@ -68,7 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--toolchain", metavar="KIND", help=_TOOLCHAIN_HELP)
     run.add_argument(
-        "--keep", metavar="DIR", type=Path, help="put sources, objects and images there"
+        "--keep", metavar="DIR", type=path_object, help="put sources, objects and images there"
     )
 
 

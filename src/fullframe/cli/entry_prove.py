@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from fullframe.cli.arguments import path
 from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK
 
@@ -21,9 +22,12 @@ def add_prove(commands: Any) -> None:
         "says; GS base, CR3, interrupts, the stack; the conditions of SYSRET. Exit code 1 if "
         "anything is wrong or not proved.",
     )
-    parser.add_argument("image", metavar="IMAGE", help="a linked image or a relocatable object")
+    parser.add_argument(
+        "image", type=path, metavar="IMAGE", help="a linked image or a relocatable object"
+    )
     parser.add_argument(
         "--contract",
+        type=path,
         required=True,
         metavar="C",
         help="partial, full, annotated, linux-6.1, or a TOML file",
@@ -42,6 +46,7 @@ def add_prove(commands: Any) -> None:
     )
     parser.add_argument(
         "--table",
+        type=path,
         metavar="TABLE",
         help="the system-call table whose annotations count; default: the contract's",
     )

@@ -43,8 +43,11 @@ def _explain(arguments: argparse.Namespace) -> int:
     else:
         code = arguments.code.upper()
         if code not in known:
-            near = difflib.get_close_matches(code, known, 3) or list(known)
-            raise UsageError(f"{arguments.code}: no such diagnostic; there are {', '.join(near)}")
+            near = difflib.get_close_matches(code, known, 3) or list(known)[:3]
+            raise UsageError(
+                f"{arguments.code}: no such diagnostic; there are {len(known)}, such as "
+                f"{', '.join(near)}\n  next: `fullframe explain` without a code lists them all"
+            )
         chosen = [known[code]]
     if arguments.json:
         fields = ("code", "title", "meaning", "cause", "fix")

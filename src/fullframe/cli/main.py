@@ -7,17 +7,16 @@ within 100 ms, and the decoder, the emulator and numpy take longer than that to 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import importlib
-import io
-import os
 import sys
 from collections.abc import Sequence
-from typing import IO, Any
 
 from fullframe import __version__
-from fullframe.errors import EXIT_BUG, EXIT_INPUT, EXIT_OK, EXIT_USAGE, FullframeError
+from fullframe.cli.arguments import Parser
+from fullframe.cli.output import open_standard_streams, say, silence
+from fullframe.errors import EXIT_BUG, EXIT_INPUT, EXIT_USAGE, FullframeError
+from fullframe.printable import printable, printable_lines
 
 #: Command (or group of commands), its module under ``fullframe.cli``, its one-line help.
 #: A module has ``configure(parser)``, which adds arguments and subcommands and sets the
@@ -40,32 +39,11 @@ _MACHINE_ERRORS = frozenset(
         errno.EMFILE, errno.ENFILE, errno.ENOMEM,
     }
 )  # fmt: skip
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Writes ``-o, --output DIR``, as Python 3.13 does and older ones do not."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        argument = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{', '.join(action.option_strings)} {argument}"
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose ``--help`` and ``--version`` fail where they cannot be written."""
-
-    def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", _HelpFormatter)
-        super().__init__(**options)
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse itself would end with exit code 0, and nothing said.
-        if message and file is sys.stdout:
-            file.write(message)
-            file.flush()
-        elif message:
-            _say(message.rstrip("\n"))
+#: What is wrong with a path that was named, wherever it is met. (Not ENOENT: where we look for a
+#: file that we made ourselves, that is a bug of ours.)
+_PATH_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
+#: What a shell gives for a program that SIGPIPE ended.
+_EXIT_BROKEN_PIPE = 141
 
 
 def build_parser(group: str | None = None) -> argparse.ArgumentParser:
@@ -78,7 +56,7 @@ def build_parser(group: str | None = None) -> argparse.ArgumentParser:
     Returns:
         The parser; parsed arguments have ``handler`` where a command was given.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="fullframe",
         description="Register frames and call frames of low-level x86 code: "
         "generate, check, run and cost them.",
@@ -107,23 +85,27 @@ def main(arguments: Sequence[str]) -> int:
         code = _command(arguments)
         sys.stdout.flush()
     except FullframeError as error:
-        _say(f"fullframe: {error}")
+        say(f"fullframe: {printable_lines(str(error))}")
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): not an error, but nothing more to say.
-        _silence(sys.stdout)
-        return EXIT_OK
+        # Nobody reads our output any more (`| head`), and it is not known what was found. (The
+        # stdout of `run` never says so; what was found is the exit code there.)
+        silence(sys.stdout)
+        return _EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.errno not in _MACHINE_ERRORS:
+        if error.errno not in _MACHINE_ERRORS | _PATH_ERRORS:
             raise
-        _silence(sys.stdout)
-        _say(
-            f"fullframe: {error.filename or 'output'}: cannot be read or written: "
-            f"{error.strerror}\n  next: see to it that there is space, and a place to write to"
+        silence(sys.stdout)
+        step = "see to it that there is space, and a place to write to"
+        if error.errno in _PATH_ERRORS:
+            step = "check the path and its permissions"
+        say(
+            f"fullframe: {printable(str(error.filename or 'output'))}: "
+            f"cannot be read or written: {error.strerror}\n  next: {step}"
         )
         return EXIT_INPUT
     except KeyboardInterrupt:
-        _say("fullframe: interrupted")
+        say("fullframe: interrupted")
         return 130
     return code
 
@@ -135,45 +117,9 @@ def _command(arguments: Sequence[str]) -> int:
     parsed = parser.parse_args(arguments)
     handler = getattr(parsed, "handler", None)
     if handler is None:
-        _say((parser if group is None else _group_parser(parser, group)).format_help().rstrip("\n"))
+        say((parser if group is None else _group_parser(parser, group)).format_help().rstrip("\n"))
         return EXIT_USAGE
     return int(handler(parsed))
-
-
-def _say(line: str) -> None:
-    """Print to stderr; where even that cannot be written, the exit code has to do."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        _silence(sys.stderr)
-
-
-def _silence(stream: IO[str]) -> None:
-    """Let what is still buffered go nowhere, so that the interpreter's exit does not fail."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _open_standard_streams() -> None:
-    """Make the streams that we print to exist, and able to print any text.
-
-    Python has none where the descriptor is closed (``>&-``), and then prints to nowhere without
-    a word. For stdout a descriptor that cannot be written to takes its place, so that data that
-    gets lost is an error; messages that nobody wants to see may.
-    """
-    for descriptor, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
-            if null != descriptor:
-                os.dup2(null, descriptor)
-                os.close(null)
-            mode = "r" if descriptor == 0 else "w"
-            stream = open(descriptor, mode, closefd=False)  # noqa: SIM115 - for the whole run
-            setattr(sys, name, stream)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # What the locale's encoding lacks is escaped, never a reason to fail.
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _group_parser(parser: argparse.ArgumentParser, group: str) -> argparse.ArgumentParser:
@@ -186,13 +132,17 @@ def _group_parser(parser: argparse.ArgumentParser, group: str) -> argparse.Argum
 
 def run() -> None:
     """Run the command line of this process and exit."""
-    _open_standard_streams()
+    open_standard_streams()
     try:
         code = main(sys.argv[1:])
     except Exception:  # noqa: BLE001 - the one place where our own bugs become exit code 70
         import traceback
 
-        _say(traceback.format_exc().rstrip())
-        _say("fullframe: this is a bug in fullframe; please report it with the lines above")
+        say(printable_lines(traceback.format_exc().rstrip()))
+        say("fullframe: this is a bug in fullframe; please report it with the lines above")
         code = EXIT_BUG
     sys.exit(code)
+
+
+if __name__ == "__main__":  # `python -m fullframe.cli.main`
+    run()

@@ -26,7 +26,7 @@ def file_progress(paths: Sequence[str], verb: str) -> Iterator[Callable[[Any, in
         return
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-    total = sum(Path(path).stat().st_size for path in paths)
+    total = sum(map(_size, paths))
     with _bars(
         TextColumn(verb),
         BarColumn(),
@@ -41,6 +41,13 @@ def file_progress(paths: Sequence[str], verb: str) -> Iterator[Callable[[Any, in
             progress.update(task, advance=size_bytes, files=files)
 
         yield advance
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except (OSError, ValueError):
+        return 0  # it is reported as not read
 
 
 @contextmanager

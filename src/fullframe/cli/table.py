@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fullframe.cli.arguments import path
 from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK, InputError, InputErrors, UsageError
 
@@ -23,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments and subcommands of ``fullframe table``."""
     commands = parser.add_subparsers(metavar="SUBCOMMAND", title="subcommands")
     show = _command(commands, "show", "print tables in columns", _show)
-    show.add_argument("tables", nargs="*", metavar="TABLE", help=_TABLE_HELP + "; default: both")
+    show.add_argument(
+        "tables", nargs="*", type=path, metavar="TABLE", help=_TABLE_HELP + "; default: both"
+    )
     show.add_argument(
         "--abi",
         metavar="ABI",
@@ -34,7 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         commands, "lint", "find calls that need the full register frame and are not annotated",
         _lint,
     )  # fmt: skip
-    lint.add_argument("tables", nargs="*", metavar="TABLE", help=_TABLE_HELP + "; default: both")
+    lint.add_argument(
+        "tables", nargs="*", type=path, metavar="TABLE", help=_TABLE_HELP + "; default: both"
+    )
     lint.add_argument(
         "--needs",
         metavar="NAME",
@@ -43,8 +48,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a call of your own that needs the full frame too (may be given again)",
     )
     diff = _command(commands, "diff", "compare two tables, call by call", _diff)
-    diff.add_argument("first", metavar="TABLE", help=_TABLE_HELP)
-    diff.add_argument("second", metavar="TABLE", help="the table to compare it with")
+    diff.add_argument("first", type=path, metavar="TABLE", help=_TABLE_HELP)
+    diff.add_argument("second", type=path, metavar="TABLE", help="the table to compare it with")
 
 
 def _command(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING
 
+from fullframe.cli.arguments import path
 from fullframe.cli.cfi_write import FlagsParser
+from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_OK, EXIT_TOOL_MISSING, ToolMissingError
+from fullframe.printable import printable
 
 if TYPE_CHECKING:
     from fullframe.toolchain.probe import Probed
@@ -38,9 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         usage="%(prog)s [-h] -o OUT [--assembler PROGRAM] [--cfi POLICY] FILE [-- FLAGS]",
     )
     build.takes_flags = True
-    build.add_argument("file", metavar="FILE", help="an assembly source")
-    build.add_argument("-o", "--output", metavar="OUT", required=True, help="the object")
-    build.add_argument("--assembler", metavar="PROGRAM", help="default: the first that is there")
+    build.add_argument("file", type=path, metavar="FILE", help="an assembly source")
+    build.add_argument("-o", "--output", type=path, metavar="OUT", required=True, help="the object")
+    build.add_argument(
+        "--assembler", type=path, metavar="PROGRAM", help="default: the first that is there"
+    )
     build.add_argument(
         "--cfi", choices=("require", "drop", "encode"), default="require", help="default: require"
     )
@@ -52,8 +56,7 @@ def _probe(arguments: argparse.Namespace) -> int:
 
     found = probe_all(use_cache=not arguments.no_cache)
     if arguments.json:
-        json.dump(probe_json(found), sys.stdout, indent=1)
-        print()
+        print_json(probe_json(found), indent=1)
     else:
         write_probe(sys.stdout, found)
     if not found:
@@ -83,8 +86,8 @@ def _assemble(arguments: argparse.Namespace) -> int:
     built = build(source, arguments.output, chosen, arguments.cfi, found)
     if built.lacking:
         print(
-            f"{arguments.file}: CFI {built.action}: {chosen.tool.path} does not get right "
-            f"{', '.join(built.lacking)}",
+            f"{printable(arguments.file)}: CFI {built.action}: {printable(chosen.tool.path)} "
+            f"does not get right {', '.join(built.lacking)}",
             file=sys.stderr,
         )
     return EXIT_OK
@@ -103,6 +106,6 @@ def choose_assembler(wanted: str | None, found: list[Probed]) -> Probed:
         if wanted is None or wanted in (item.tool.path, Path(item.tool.path).name, item.tool.kind):
             return item
     raise ToolMissingError(
-        f"no assembler {wanted or ''} was found; there are: {names}\n"
+        f"no assembler {printable(wanted or '')} was found; there are: {names}\n"
         "  next: name one of these, or install it"
     )

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fullframe.cli import vdso_step
+from fullframe.cli.arguments import path
 from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK, UsageError
 
@@ -42,6 +43,7 @@ def _add_build(commands: Any) -> None:
     build.add_argument(
         "-o",
         "--output",
+        type=path,
         required=True,
         metavar="PATH",
         help="a directory; if one image is chosen, a file unless a directory is there",
@@ -72,7 +74,10 @@ def _add_build(commands: Any) -> None:
     )
     build.add_argument("--toolchain", choices=("gnu", "llvm", "zig"), help="build with this one")
     build.add_argument(
-        "--assembler", metavar="PROGRAM", help="assemble with this one, whatever it lacks"
+        "--assembler",
+        type=path,
+        metavar="PROGRAM",
+        help="assemble with this one, whatever it lacks",
     )
     build.add_argument(
         "--cfi",
@@ -98,6 +103,7 @@ def _add_dump(commands: Any) -> None:
     dump.add_argument(
         "-o",
         "--output",
+        type=path,
         required=True,
         metavar="PATH",
         help="a directory; with --machine, a file unless a directory is there",

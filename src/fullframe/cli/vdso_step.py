@@ -7,9 +7,9 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from fullframe.cli.arguments import path_object
 from fullframe.cli.output import print_json
 from fullframe.errors import EXIT_FINDINGS, EXIT_OK
 
@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
     )
     step.add_argument(
         "--image",
-        type=Path,
+        type=path_object,
         metavar="FILE",
         help="the vDSO to step through: its code is run; default: the running kernel's own",
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from fullframe.cfi.findings import FileReport, Finding, Severity
+from fullframe.printable import printable, printable_lines
 from fullframe.report.sarif import SarifResult
 
 #: Version of ``fullframe cfi check --json``; rises when a key changes its meaning or goes.
@@ -93,28 +94,30 @@ def write_findings(out: TextIO, findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.path != path:
             path = finding.path
-            out.write(f"{path}\n")
+            out.write(f"{printable(path)}\n")
         where = finding.place
         if finding.source is not None:
             where += f" ({finding.source})"
-        out.write(f"  {finding.code} {finding.severity.value}: {finding.function} at {where}\n")
+        lines = [f"  {finding.code} {finding.severity.value}: {finding.function} at {where}"]
         if finding.instruction:
             size = finding.end_address - finding.address
-            out.write(f"    instruction  {finding.instruction}   [{size} bytes affected]\n")
+            lines.append(f"    instruction  {finding.instruction}   [{size} bytes affected]")
         if finding.claimed:
-            out.write(f"    CFI claims   {finding.claimed}\n")
-            out.write(f"    in fact      {finding.actual}\n")
-        out.write(f"    so           {finding.message}\n")
+            lines.append(f"    CFI claims   {finding.claimed}")
+            lines.append(f"    in fact      {finding.actual}")
+        lines.append(f"    so           {finding.message}")
         if finding.suggestion:
-            out.write(f"    mend with    {finding.suggestion}\n")
-        out.write("\n")
+            lines.append(f"    mend with    {finding.suggestion}")
+        # Names of functions and sections come from the file: no part of a line can end it.
+        out.write("".join(f"{printable(line)}\n" for line in lines) + "\n")
 
 
 def write_doubts(out: TextIO, report: FileReport, most: int) -> None:
     """Write why boundaries of a file are assumed or cannot be told, the largest first."""
     doubts = sorted(report.doubtful, key=lambda doubt: -doubt.boundaries)
     for doubt in doubts[:most]:
-        out.write(f"    {doubt.boundaries:6} {doubt.function} at {doubt.place}: {doubt.reason}\n")
+        where = printable(f"{doubt.function} at {doubt.place}: {doubt.reason}")
+        out.write(f"    {doubt.boundaries:6} {where}\n")
     if len(doubts) > most:
         out.write(f"           and {len(doubts) - most} more\n")
 
@@ -124,14 +127,15 @@ def write_summary(
 ) -> None:
     """Write the four counts for each file and all together."""
     total = FileReport("all")
-    width = max([4, *(len(report.path) for report in reports)])
+    width = max([4, *(len(printable(report.path)) for report in reports)])
     out.write(
         f"{'file':{width}}  {'machine':7} {'functions':>9} {'boundaries':>10} {'proved':>10} "
         f"{'wrong':>7} {'assumed':>8} {'cannot tell':>11}  proved %\n"
     )
     for report in reports:
         if report.error is not None:
-            out.write(f"{report.path:{width}}  not read: {report.error}\n")
+            path, error = printable(report.path), printable_lines(report.error)
+            out.write(f"{path:{width}}  not read: {error}\n")
             continue
         if report.functions or verbose or len(reports) == 1:
             out.write(_row(report, width))
@@ -156,7 +160,8 @@ def _row(report: FileReport, width: int) -> str:
     # Never round a file with a single unproved boundary up to 100 %, nor count nothing as all.
     share = report.proved * 100_000 // report.boundaries / 1000 if report.boundaries else None
     text = "-" if share is None else f"{share:.3f}"
+    path = printable(report.path)
     return (
-        f"{report.path:{width}}  {report.machine:7} {report.functions:9} {report.boundaries:10} "
+        f"{path:{width}}  {report.machine:7} {report.functions:9} {report.boundaries:10} "
         f"{report.proved:10} {report.wrong:7} {report.assumed:8} {report.cannot_tell:11}  {text}\n"
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from fullframe.cfi.show import ShownFunction, ShownInstruction
+from fullframe.printable import printable
 
 SHOW_SCHEMA = 1
 
@@ -27,13 +28,13 @@ def write_shown(out: TextIO, function: ShownFunction) -> None:
 
     Registers are named only where their whereabouts change: everything else is as above.
     """
-    out.write(f"{function.name}  {function.place}\n")
+    out.write(printable(f"{function.name}  {function.place}") + "\n")
     out.write("  (! wrong, ~ assumed, ? cannot tell, . padding; unmarked lines are proved)\n")
     if function.left_out:
         out.write(f"  (not followed: {function.left_out})\n")
-    width = max([11, *(len(one.text) for one in function.instructions)])
+    width = max([11, *(len(printable(one.text)) for one in function.instructions)])
     width = min(width, 48)
-    place_width = max([7, *(len(one.place) for one in function.instructions)])
+    place_width = max([7, *(len(printable(one.place)) for one in function.instructions)])
     out.write(
         f"  {'address':{place_width}}  {'instruction':{width}}  "
         f"{'CFA claimed':14} {'CFA in fact':14} registers, where that changes\n"
@@ -42,12 +43,13 @@ def write_shown(out: TextIO, function: ShownFunction) -> None:
     places: dict[str, str] = {}
     for one in function.instructions:
         line = (
-            f"{_MARKS[one.answer]} {one.place:{place_width}}  {one.text:{width}}  "
+            f"{_MARKS[one.answer]} {printable(one.place):{place_width}}  "
+            f"{printable(one.text):{width}}  "
             f"{one.cfa_claimed:14} {one.cfa_actual or '?':14} {_changes(one, rules, places)}"
         )
         out.write(line.rstrip() + "\n")
         for note in one.notes:
-            out.write(f"  {'':{place_width}}  ^ {note}\n")
+            out.write(f"  {'':{place_width}}  ^ {printable(note)}\n")
         rules = one.rules
         places = one.registers or places
 

@@ -7,7 +7,7 @@ from typing import IO, Any
 from fullframe.cfi.write.attach import Attached, LeftOut
 from fullframe.cfi.write.compare import Difference
 from fullframe.cfi.write.conversion import Conversion
-from fullframe.report.console import printable
+from fullframe.printable import printable, printable_lines
 
 CONVERSION_SCHEMA = 1
 ATTACH_SCHEMA = 1
@@ -59,7 +59,8 @@ def write_attached(out: IO[str], result: Attached, output: str) -> None:
     for title, items in (("left out", result.left_out), ("remark", result.remarks)):
         for item in items:
             name = printable(item.name)
-            out.write(f"{printable(result.path)}: {item.place}: {name}: {title}: {item.reason}\n")
+            where = printable(f"{result.path}: {item.place}")
+            out.write(f"{where}: {name}: {title}: {printable_lines(item.reason)}\n")
     total = len(result.functions) + len(result.left_out)
     done = f"{len(result.functions)} of {total} functions, {result.boundaries} boundaries"
     where = f"written to {printable(output)}" if result.functions else "nothing written"
@@ -75,10 +76,10 @@ def write_conversion(
         out.flush()
     for item in result.refused:
         where = result.path if item.line is None else f"{result.path}:{item.line}"
-        log.write(f"{printable(where)}: {item.message}\n")
+        log.write(f"{printable(where)}: {printable_lines(item.message)}\n")
     for difference in result.differences[:10]:
         log.write(
-            f"{printable(result.path)}: {difference.place}: "
+            f"{printable(f'{result.path}: {difference.place}')}: "
             f"expected {difference.expected or 'no rules'}, got {difference.got or 'no rules'}\n"
         )
     share = ""

@@ -7,6 +7,10 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table as Grid
 
+from fullframe.printable import printable
+
+__all__ = ["console_for", "print_grid", "printable"]
+
 #: Wide enough for any line: what is piped is never wrapped or cut.
 _PIPE_WIDTH = 1_000_000
 
@@ -36,11 +40,3 @@ def print_grid(console: Console, grid: Grid) -> None:
         console.print(grid)
     for line in capture.get().splitlines():
         console.file.write(line.rstrip() + "\n")
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would obey or cannot show, as a path may hold."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )

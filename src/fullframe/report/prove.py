@@ -9,7 +9,8 @@ from rich.table import Table as Grid
 
 from fullframe.entry.prove.diagnostics import NOT_PROVED
 from fullframe.entry.prove.result import CallVerdict, EntryProof, ProofReport
-from fullframe.report.console import console_for, print_grid, printable
+from fullframe.printable import printable, printable_lines
+from fullframe.report.console import console_for, print_grid
 from fullframe.report.sarif import SarifResult
 
 #: Version of ``fullframe entry prove --json``; rises when a key changes its meaning or goes.
@@ -116,13 +117,15 @@ def write_proof(file: TextIO, proof: ProofReport, name_of: NameOf) -> None:
     for entry in proof.entries:
         _write_entry(file, entry, name_of)
     for finding in proof.findings:
-        file.write(f"{finding.code} {printable(name_of(finding.address))}: {finding.message}\n")
+        file.write(f"{finding.code} {printable(name_of(finding.address))}: ")
+        file.write(f"{printable_lines(finding.message)}\n")
         file.write(f"  from {printable(finding.entry)}")
         if finding.features:
-            file.write(f" on a CPU with {', '.join(finding.features)}")
+            file.write(f" on a CPU with {printable(', '.join(finding.features))}")
         file.write(f": {_path(finding.path, name_of)}\n")
     for item in proof.not_proved:
-        file.write(f"not proved: {printable(name_of(item.address))}: {item.reason}\n")
+        file.write(f"not proved: {printable(name_of(item.address))}: ")
+        file.write(f"{printable_lines(item.reason)}\n")
         file.write(f"  from {printable(item.entry)}: {_path(item.path, name_of)}\n")
     if proof.absent:
         file.write(f"not in this image: {', '.join(map(printable, proof.absent))}\n")
@@ -142,12 +145,12 @@ def _write_entry(file: TextIO, entry: EntryProof, name_of: NameOf) -> None:
         )
     for way in entry.ways_out:
         verdict = "proved" if way.ok else "wrong"
-        grid.add_row(printable(name_of(way.address)), way.instruction, "", verdict)
+        grid.add_row(printable(name_of(way.address)), printable(way.instruction), "", verdict)
     print_grid(console_for(file), grid)
     for title, slots in _slot_tables(entry.calls):
         file.write(f"  slots at {printable(title)}:\n")
         for slot, text in slots.items():
-            file.write(f"    {slot:8} {text}\n")
+            file.write(f"    {slot:8} {printable(text)}\n")
     file.write("\n")
 
 
@@ -174,10 +177,11 @@ def _summary(proof: ProofReport) -> str:
         f"{_count(len(proof.entries), 'way')} in, {_count(proof.call_count, 'call')} into C, "
         f"{_count(proof.way_out_count, 'way')} out, {_count(proof.boundary_count, 'boundary')}"
     )
+    contract = printable(proof.contract)
     if proof.proved:
-        return f"proved against {proof.contract}: {looked_at}"
+        return f"proved against {contract}: {looked_at}"
     return (
-        f"NOT proved against {proof.contract}: {_count(len(proof.findings), 'finding')}, "
+        f"NOT proved against {contract}: {_count(len(proof.findings), 'finding')}, "
         f"{len(proof.not_proved)} not followed ({looked_at})"
     )
 

@@ -22,11 +22,19 @@ def output_paths(output: str, names: Sequence[str], *, may_be_file: bool) -> lis
         InputError: the directory cannot be made, or a file is in its place.
     """
     target = Path(output)
-    if may_be_file and len(names) == 1 and not target.is_dir() and not output.endswith(os.sep):
-        return [target]
+    alone = may_be_file and len(names) == 1
     try:
+        if alone and not target.is_dir() and not output.endswith(os.sep):
+            return [target]
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if alone and not output.endswith(os.sep):
+            raise InputError(
+                Place(output),
+                f"cannot be written: {error.strerror}",
+                "a file, or a directory, in a directory that you may write to",
+                "check the path and its permissions",
+            ) from None
         raise InputError(
             Place(output),
             f"no directory, and none can be made here: {error.strerror}",

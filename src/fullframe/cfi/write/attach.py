@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,9 @@ def attach(path: str) -> Attached:
             call-frame information.
     """
     try:
+        # Before opening it: a device may never end, and a pipe's writer never come.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise InputError(Place(path), "not a regular file", "an object", "check the path")
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(

@@ -27,6 +27,7 @@ from fullframe.cfi.write.directives import (
 from fullframe.cfi.write.entries import CieKind
 from fullframe.cfi.write.lines import Refusal
 from fullframe.cfi.write.patch import Patch
+from fullframe.cfi.write.source import what_was_made
 from fullframe.elf.image import Image
 from fullframe.errors import InputError, Place, ToolFailedError
 from fullframe.toolchain.command import run_tool
@@ -242,7 +243,8 @@ def _prove(
                 Place(path), f"NASM refuses the outcome:\n{said[:4000]}",
                 "a source that assembles without its .cfi_* lines",
             ) from None  # fmt: skip
-        image = Image.from_bytes(output.read_bytes(), path)
+        made = what_was_made(path, output, [nasm, *form, *flags])
+        image = Image.from_bytes(made, path)
     rows = RowMap(image)
     places = {symbol.name: symbol.address for symbol in image.symbols if symbol.is_defined}
     for procedure in procedures:

@@ -17,7 +17,7 @@ from fullframe.cfi.write.encode_nasm import encode_nasm
 from fullframe.cfi.write.lines import statements_of
 from fullframe.cfi.write.normalize import statements_of_text
 from fullframe.cfi.write.patch import indentation
-from fullframe.cfi.write.source import AssemblySource
+from fullframe.cfi.write.source import AssemblySource, what_was_made
 from fullframe.errors import InputError, Place, ToolFailedError, ToolMissingError
 from fullframe.files import write_atomically
 from fullframe.toolchain.command import run_tool
@@ -180,7 +180,8 @@ def _assemble(source: AssemblySource, tool: Tool, lines: Sequence[str], output: 
                 Place(source.path), f"{tool.path} refuses it:\n{said}",
                 "a source that this assembler takes", "build it with another --assembler",
             ) from None  # fmt: skip
-        write_atomically(output, made.read_bytes())
+        own = _own_flags(tool, flags)
+        write_atomically(output, what_was_made(source.path, made, [tool.path, *own]))
 
 
 def _own_flags(tool: Tool, flags: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ neither. That nothing changed is checked: every section must have the same bytes
 from __future__ import annotations
 
 import re
+import shlex
 import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from functools import cached_property
 from pathlib import Path
 
 from fullframe.elf.image import Image
-from fullframe.errors import InputError, Place, ToolFailedError
+from fullframe.errors import InputError, Place, ToolFailedError, UsageError
+from fullframe.files import read_at_most
 from fullframe.toolchain.command import run_tool
 from fullframe.toolchain.find import Toolchain
 
@@ -92,11 +94,33 @@ class Assembler:
         Raises:
             ToolFailedError: it refused the source.
         """
+        run_tool([*self._command(), *extra, str(source), "-o", str(output)])
+
+    def _command(self) -> list[str]:
         command = list(self.toolchain.compiler)
         if self.toolchain.kind != "gnu":
             target = "i386" if "-m32" in self.flags else "x86_64"
             command += [f"--target={target}-linux-gnu", "-Wno-unused-command-line-argument"]
-        run_tool([*command, *self.flags, *extra, str(source), "-o", str(output)])
+        return [*command, *self.flags]
+
+    def made(self, path: str, output: Path, mode: str) -> bytes:
+        """Return what :meth:`run` made of a source.
+
+        Args:
+            path: the source, for the message.
+            output: where it was to be.
+            mode: ``-c`` for an object, ``-E`` for preprocessed text.
+
+        Raises:
+            UsageError: nothing came out, or something else, as after ``--version`` or ``-M``.
+        """
+        command = [*self._command(), mode]
+        if mode == "-c":
+            return what_was_made(path, output, command)
+        # Preprocessed text begins with a line marker, and a list of dependencies does not: GNU as
+        # would take it for a label and a comment.
+        magic = b"" if "-P" in self.flags else b"#"
+        return what_was_made(path, output, command, what="preprocessed text", magic=magic)
 
 
 @dataclass
@@ -250,7 +274,9 @@ class AssemblySource:
         clean: list[str] = []
         origins: list[Origin] = []
         path, number = str(source), 1
-        text = output.read_text(encoding="utf-8", errors="surrogateescape")
+        data = self.assembler.made(self.path, output, "-E")
+        text = data.decode("utf-8", errors="surrogateescape")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         for line in text.split("\n"):
             marker = _LINE_MARKER.match(line)
             if marker:
@@ -274,7 +300,7 @@ class AssemblySource:
             self.assembler.run(source, output, ["-c", *beside])
         except ToolFailedError as error:
             raise self._refused(error, str(source), origins) from None
-        return output.read_bytes()
+        return self.assembler.made(self.path, output, "-c")
 
     def _refused(
         self, error: ToolFailedError, temporary: str, origins: Sequence[Origin] = ()
@@ -355,6 +381,41 @@ def loaded_bytes(image: Image, data: bytes, *, code_only: bool = False) -> list[
     ]
 
 
+def what_was_made(
+    path: str,
+    output: Path,
+    command: Sequence[str],
+    *,
+    what: str = "an object",
+    magic: bytes = b"\x7fELF",
+) -> bytes:
+    """Return what a tool made of a source.
+
+    Args:
+        path: the source, for the message.
+        output: where it was to be.
+        command: what was run, without the names of temporary files.
+        what: what it is to be, for the message.
+        magic: the bytes that it begins with.
+
+    Raises:
+        UsageError: there is nothing, or something else: some flags make a tool that assembles do
+            something else, and call that a success.
+    """
+    try:
+        data = output.read_bytes()
+    except FileNotFoundError:
+        data = None
+    if data is not None and data.startswith(magic):
+        return data
+    raise UsageError(
+        f"{Place(path)}: `{shlex.join(command)}` succeeded, but "
+        f"{'nothing' if data is None else 'something else'} came out; expected {what}\n"
+        "  next: leave out the flags that make it do something else than assemble, such as "
+        "-M, -E, -S or --version"
+    )
+
+
 def read_text(path: str) -> str:
     """Read a text file; bytes that are no UTF-8 survive a round trip.
 
@@ -365,11 +426,13 @@ def read_text(path: str) -> str:
         size = Path(path).stat().st_size
         if size > _MOST_BYTES:
             raise InputError(Place(path), f"a source of {size} bytes", f"at most {_MOST_BYTES}")
-        data = Path(path).read_bytes()
+        data = read_at_most(path, _MOST_BYTES + 1)
     except OSError as error:
         raise InputError(
             Place(path), f"cannot be read: {error.strerror}", "a file", "check the path's spelling"
         ) from None
+    if len(data) > _MOST_BYTES:
+        raise InputError(Place(path), "a source without an end", f"at most {_MOST_BYTES} bytes")
     if b"\0" in data:
         raise InputError(
             Place(path),

@@ -54,19 +54,24 @@ def open_contract(name: str) -> Contract:
         file = resources.files("fullframe.data") / "contracts" / f"{name}.toml"
         return read_contract(f"{name}.toml", file.read_text(encoding="utf-8"))
     path = Path(name)
-    if not path.exists():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         near = difflib.get_close_matches(name, _PACKAGED, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UsageError(
             f"no contract {name[:200]!r}{hint}; there are {', '.join(_PACKAGED)}, or give a file"
-        )
+        ) from None
+    except (OSError, ValueError):
+        pass  # opening it says why it cannot be read
     try:
         with path.open("rb") as stream:
             data = stream.read(_MOST_BYTES + 1)
         text = data.decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            Place(name), f"cannot be read: {error}", "a TOML file in UTF-8", "check the file"
+            Place(name), f"cannot be read: {reason}", "a TOML file in UTF-8", "check the file"
         ) from None
     if len(data) > _MOST_BYTES:
         raise InputError(Place(name), "longer than 1 MiB", "a contract", "check the file")
