@@ -136,7 +136,7 @@ def _fix(
             plan.function.begin
             for plan in plans
             for address in [*proof.wrong, *(item.address for item in proof.differences)]
-            if plan.function.begin <= address < plan.function.end
+            if _is_in(plan.function, address)
         }
         if not bad:
             for begin, address in proof.come_to_light.items():
@@ -153,7 +153,10 @@ def _fix(
             raise ConflictError(spoilt)
         for plan in plans:
             if plan.function.begin in bad:
+                # Where the rules are not even those that were meant, that is the reason.
+                differs = any(_is_in(plan.function, item.address) for item in proof.differences)
                 wrong = [address for address in proof.wrong if _is_in(plan.function, address)]
+                wrong = [] if differs else wrong
                 conversion.refused.append(_not_proved(assembled, plan, wrong))
                 conversion.functions_done -= 1
         plans = [plan for plan in plans if plan.function.begin not in bad]
