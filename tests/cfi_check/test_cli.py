@@ -13,7 +13,7 @@ from tests.cfi_check import small
 #: Keys as docs/json.md has them.
 FILE_KEYS = [
     "path", "machine", "functions", "boundaries", "proved", "wrong", "assumed", "cannot_tell",
-    "seconds", "error",
+    "covered_bytes", "uncovered_bytes", "uncovered_functions", "seconds", "error",
 ]  # fmt: skip
 FINDING_KEYS = [
     "code", "severity", "path", "function", "address", "end_address", "place", "source",

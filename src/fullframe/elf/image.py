@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fullframe.elf import dynamic as dyn
 from fullframe.elf import layout, structures, symbol_reader
@@ -38,6 +39,10 @@ from fullframe.elf.structures import (
 from fullframe.elf.symbols import FunctionSymbols, Symbol, SymbolTable
 from fullframe.errors import InputError, Place
 from fullframe.x86.registers import Machine
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["AddressError", "Image", "Relocation", "Section", "Symbol"]
 
@@ -457,6 +462,14 @@ class Image:
         A symbol that is in both symbol tables comes once.
         """
         return self._function_symbols
+
+    def function_starts(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Return where functions begin by the symbols, ascending, and the size of each.
+
+        Those of kind func and ifunc, in executable ranges. Where several begin together, the size
+        is that of the one that :meth:`symbol_at` gives.
+        """
+        return self._functions.starts()
 
     def function_addresses(self) -> dict[str, int]:
         """Return the addresses of :meth:`function_symbols` by name; the last, of several."""
