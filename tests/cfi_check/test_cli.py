@@ -20,7 +20,7 @@ from tests.support import run_unprivileged, skip_or_fail
 #: Keys as docs/json.md has them.
 FILE_KEYS = [
     "path", "machine", "functions", "boundaries", "proved", "wrong", "assumed", "cannot_tell",
-    "seconds", "error",
+    "covered_bytes", "uncovered_bytes", "uncovered_functions", "seconds", "error",
 ]  # fmt: skip
 FINDING_KEYS = [
     "code", "severity", "path", "function", "address", "end_address", "place", "source",

@@ -7,10 +7,11 @@ import pytest
 
 from fullframe.cfi.baseline import baseline_text, new_findings, read_baseline
 from fullframe.cfi.diagnostics import DIAGNOSTICS
-from fullframe.cfi.findings import Doubtful, FileReport, Finding, Severity
+from fullframe.cfi.findings import Coverage, Doubtful, FileReport, Finding, Severity, Uncovered
 from fullframe.report.cfi import (
     check_json,
     check_sarif_results,
+    write_coverage,
     write_doubts,
     write_findings,
     write_summary,
@@ -105,6 +106,21 @@ def test_doubts_largest_first():
     assert out.getvalue() == (
         "         7 f at 0x10: reason 7\n         3 f at 0x10: reason 3\n           and 1 more\n"
     )
+
+
+def test_code_without_cfi():
+    functions = (Uncovered("f", "0x10"), Uncovered("0x20", "0x20"))
+    report = FileReport("a", "x86-64", 1, 4, 4, coverage=Coverage(9_999_000, 1000, 3, functions))
+    out = io.StringIO()
+    write_summary(out, [report], verbose=False)
+    # A little is not rounded down to nothing.
+    assert out.getvalue().splitlines()[-1].strip() == (
+        "0.1 % of its code has no call-frame information and is not checked: 1000 bytes, "
+        "3 functions"
+    )
+    out = io.StringIO()
+    write_coverage(out, report, 1)
+    assert out.getvalue().splitlines()[1:] == ["           f at 0x10", "           and 2 more"]
 
 
 def test_a_finding_as_text():

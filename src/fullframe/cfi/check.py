@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 
 from fullframe.cfi.bulk import BulkProver
 from fullframe.cfi.claims import PROVED, Answer, ClaimRows, Verdict
+from fullframe.cfi.coverage import coverage_of
 from fullframe.cfi.engine import Engine
 from fullframe.cfi.entries import Entries, called
 from fullframe.cfi.facts import ImageFacts
@@ -347,6 +348,8 @@ def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> Fi
     if bare:
         report.findings = sorted([*report.findings, *bare], key=lambda item: item.address)
     report.findings += malformed(image, checker.tables)
+    report.coverage = coverage_of(checker.code, checker.engine.straight.fillers)
+    report.is_linked = not image.is_relocatable
     report.seconds = time.perf_counter() - began
     return report
 

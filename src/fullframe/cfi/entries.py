@@ -29,7 +29,8 @@ from fullframe.x86.registers import SP
 _CALLS = frozenset({Code.CALL_REL32_32, Code.CALL_REL32_64})
 #: Bytes searched at a time: bounds memory.
 _PIECE_BYTES = 1 << 22
-_CALL_BYTES = 5
+#: Of a direct call.
+CALL_BYTES = 5
 #: What fills space before a function is shorter than this.
 _LARGEST_FILL_BYTES = 32
 _MOST_FILLS = 1 << 16
@@ -51,16 +52,16 @@ def called(code: ImageCode, addresses: Iterable[int]) -> frozenset[int]:
         return frozenset()
     found: set[int] = set()
     # Pieces overlap by a call's length, so that none is cut in two.
-    for begin, piece in code.image.executable_pieces(_PIECE_BYTES, _CALL_BYTES - 1):
+    for begin, piece in code.image.executable_pieces(_PIECE_BYTES, CALL_BYTES - 1):
         data = np.frombuffer(piece, np.uint8)
         places, targets = direct_calls(data, begin, code.image.machine.bits)
         hits = np.isin(targets, wanted)
         addresses = [begin + place for place in places[hits].tolist()]
-        are_calls = _are_calls(code, addresses)
+        real = are_calls(code, addresses)
         found.update(
             target
             for address, target in zip(addresses, targets[hits].tolist(), strict=True)
-            if address in are_calls
+            if address in real
         )
     return frozenset(found)
 
@@ -78,18 +79,23 @@ def direct_calls(
     Returns:
         Where in the data they are, and the addresses that they would call.
     """
-    places = np.flatnonzero(data[: 1 - _CALL_BYTES] == 0xE8)
+    places = np.flatnonzero(data[: 1 - CALL_BYTES] == 0xE8)
     distances = np.zeros(len(places), np.uint32)
     for byte in range(4):
         distances |= data[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
     signed = distances.view(np.int32).astype(np.int64).astype(np.uint64)
     # Unsigned numbers wrap around as addresses do.
-    targets = places.astype(np.uint64) + np.uint64(begin) + np.uint64(_CALL_BYTES) + signed
+    targets = places.astype(np.uint64) + np.uint64(begin) + np.uint64(CALL_BYTES) + signed
     return places, targets & np.uint64((1 << bits) - 1)
 
 
-def _are_calls(code: ImageCode, addresses: list[int]) -> set[int]:
-    """Return those of some addresses, ascending, where a call is, not just its first byte."""
+def are_calls(code: ImageCode, addresses: list[int]) -> set[int]:
+    """Return those of some addresses where a direct call is, not just its first byte.
+
+    Args:
+        code: the image.
+        addresses: ascending.
+    """
     found: set[int] = set()
     for fde, group in groupby(addresses, code.covering):
         if fde is None:

@@ -78,6 +78,36 @@ class Doubtful:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncovered:
+    """A function that no FDE covers.
+
+    Attributes:
+        function: its name, or its address.
+        place: where it begins, in the file's own terms.
+    """
+
+    function: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a file's code FDEs cover.
+
+    Attributes:
+        covered_bytes: of the executable sections, what FDEs cover.
+        uncovered_bytes: what they do not, filler and PLT stubs left out.
+        uncovered_functions: functions that begin there, by the symbols and by what is called.
+        functions: the first of them, by address.
+    """
+
+    covered_bytes: int = 0
+    uncovered_bytes: int = 0
+    uncovered_functions: int = 0
+    functions: tuple[Uncovered, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionReport:
     """What checking one function gave, in the terms of :class:`FileReport`."""
 
@@ -87,6 +117,10 @@ class FunctionReport:
     cannot_tell: int
     findings: tuple[Finding, ...] = ()
     doubtful: tuple[Doubtful, ...] = ()
+
+
+#: Of code without CFI that start files bring, as GCC 12 and glibc 2.36 have them about 200 bytes.
+_START_FILES_BYTES = 512
 
 
 @dataclass(slots=True)
@@ -108,6 +142,8 @@ class FileReport:
         bug: the traceback, where that is a bug in fullframe.
         findings: in order of address.
         doubtful: why boundaries are assumed or cannot be told, for ``--verbose``.
+        coverage: how much of the code is checked at all.
+        is_linked: no relocatable object.
     """
 
     path: str
@@ -123,6 +159,17 @@ class FileReport:
     bug: str | None = None
     findings: list[Finding] = field(default_factory=list)
     doubtful: list[Doubtful] = field(default_factory=list)
+    coverage: Coverage = Coverage()
+    is_linked: bool = True
+
+    @property
+    def is_partly_uncovered(self) -> bool:
+        """Whether code without CFI is more than what every linked file has.
+
+        GCC's ``crtbegin.o`` and the C library's ``crti.o`` have some functions without any.
+        """
+        most = _START_FILES_BYTES if self.is_linked else 0
+        return self.coverage.uncovered_bytes > most
 
     def add(self, function: FunctionReport) -> None:
         """Count a function in."""

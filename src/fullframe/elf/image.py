@@ -474,6 +474,14 @@ class Image:
         """
         return self._function_symbols
 
+    def function_starts(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Return where functions begin by the symbols, ascending, and the size of each.
+
+        Those of kind func and ifunc, in executable ranges. Where several begin together, the size
+        is that of the one that :meth:`symbol_at` gives.
+        """
+        return self._functions.starts()
+
     def function_addresses(self) -> dict[str, int]:
         """Return the addresses of :meth:`function_symbols` by name; the last, of several."""
         return self._functions.addresses()

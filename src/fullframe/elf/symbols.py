@@ -175,6 +175,9 @@ _ROW = np.dtype(
     [("address", "<u8"), ("size", "<u8"), ("number", "<i8"), ("table", "<i4"), ("rank", "u1")]
 )
 
+#: The bit of ``rank`` that says so.
+_IS_NO_FUNCTION = 4
+
 
 class FunctionSymbols:
     """The named places in executable ranges, by address.
@@ -221,6 +224,13 @@ class FunctionSymbols:
         for symbol in self._symbols(self._rows[as_in_tables]):
             found.setdefault((symbol.address, symbol.name), symbol)
         return [found[key] for key in sorted(found)]
+
+    def starts(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Return the addresses of functions, ascending, and the size of each; no mere labels."""
+        functions = self._rows[self._rows["rank"] & _IS_NO_FUNCTION == 0]
+        # Of those at one address the one that is shown comes first.
+        starts, first = np.unique(functions["address"], return_index=True)
+        return starts, functions["size"][first]
 
     def addresses(self) -> dict[str, int]:
         """Return the address by name; of what has a name in common, the last."""

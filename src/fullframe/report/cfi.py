@@ -12,6 +12,8 @@ from fullframe.report.sarif import SarifResult
 #: Version of ``fullframe cfi check --json``; rises when a key changes its meaning or goes.
 CHECK_SCHEMA = 1
 
+#: Lines of one kind that a file has with ``--verbose``.
+_MOST_LISTED = 20
 _LEVELS = {
     Severity.RETURN_ADDRESS: "error",
     Severity.REGISTER: "error",
@@ -34,6 +36,9 @@ def check_json(reports: Iterable[FileReport], findings: Iterable[Finding]) -> di
                 "wrong": report.wrong,
                 "assumed": report.assumed,
                 "cannot_tell": report.cannot_tell,
+                "covered_bytes": report.coverage.covered_bytes,
+                "uncovered_bytes": report.coverage.uncovered_bytes,
+                "uncovered_functions": report.coverage.uncovered_functions,
                 "seconds": round(report.seconds, 3),
                 "error": report.error,
             }
@@ -122,6 +127,29 @@ def write_doubts(out: TextIO, report: FileReport, most: int) -> None:
         out.write(f"           and {len(doubts) - most} more\n")
 
 
+def write_coverage(out: TextIO, report: FileReport, most: int) -> None:
+    """Write how much of a file's code has no CFI, and ``most`` of its functions.
+
+    Args:
+        out: where to.
+        report: of the file.
+        most: functions that are listed.
+    """
+    coverage = report.coverage
+    total = coverage.covered_bytes + coverage.uncovered_bytes
+    tenths = -(-coverage.uncovered_bytes * 1000 // total)  # never round a little down to nothing
+    functions = f", {coverage.uncovered_functions} functions" if coverage.functions else ""
+    out.write(
+        f"    {tenths // 10}.{tenths % 10} % of its code has no call-frame information and is not "
+        f"checked: {coverage.uncovered_bytes} bytes{functions}\n"
+    )
+    for function in coverage.functions[:most]:
+        out.write(f"           {function.function} at {function.place}\n")
+    left = coverage.uncovered_functions - most
+    if most and left > 0:
+        out.write(f"           and {left} more\n")
+
+
 def write_summary(
     out: TextIO, reports: Sequence[FileReport], *, verbose: bool, known: int = 0
 ) -> None:
@@ -139,8 +167,10 @@ def write_summary(
             continue
         if report.functions or verbose or len(reports) == 1:
             out.write(_row(report, width))
+            if report.is_partly_uncovered:
+                write_coverage(out, report, _MOST_LISTED if verbose else 0)
         if verbose:
-            write_doubts(out, report, 20)
+            write_doubts(out, report, _MOST_LISTED)
         total.functions += report.functions
         total.boundaries += report.boundaries
         total.proved += report.proved
