@@ -777,3 +777,11 @@ def test_no_address_is_beyond_the_highest():
         image = Image.from_bytes(writer.build(), "sample")
         assert image.mapped_end(top - 32) == top
         assert image.executable_ranges() == [(top - 32, top - 1)]
+
+
+def test_no_code_where_nothing_is_loaded():
+    writer = ElfWriter(file_type=3)
+    writer.section(".text", b"", flags=SHF_ALLOC, address=0x1000)
+    image = Image.from_bytes(writer.build(), "sample")
+    assert image.executable_ranges() == []
+    assert list(image.executable_pieces(16, 0)) == []

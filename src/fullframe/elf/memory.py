@@ -71,11 +71,11 @@ class AddressSpace:
 
         Without zero-filled memory, and without what another region hides.
         """
-        following = [*self._begins[1:], None]
         spans = []
-        for region, next_begin in zip(self.regions, following, strict=True):
+        for number, region in enumerate(self.regions, 1):
             end = min(region.end, region.begin + len(region.content()))
-            end = end if next_begin is None else min(end, next_begin)
+            if number < len(self.regions):
+                end = min(end, self._begins[number])
             if region.begin < end:
                 spans.append((region.begin, end))
         return spans
