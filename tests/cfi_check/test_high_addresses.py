@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fullframe.cfi.check import check_image
-from fullframe.cfi.entries import direct_calls
+from fullframe.cfi.direct_calls import direct_calls
 from fullframe.cfi.files import engine_for
 from fullframe.cfi.findings import Finding
 from fullframe.cfi.references import _referred_to

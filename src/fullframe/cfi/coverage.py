@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fullframe.cfi.entries import CALL_BYTES, are_calls, direct_calls
+from fullframe.cfi.direct_calls import CALL_BYTES, are_calls, direct_calls
 from fullframe.cfi.findings import Coverage, Uncovered
 from fullframe.cfi.image_code import ImageCode
 from fullframe.track.passing import Fillers

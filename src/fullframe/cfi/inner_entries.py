@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from iced_x86 import Code, Decoder, DecoderOptions
+from iced_x86 import Decoder, DecoderOptions
 
+from fullframe.cfi.direct_calls import CALL_BYTES, CALLS, direct_calls
 from fullframe.cfi.image_code import ImageCode
 from fullframe.errors import FullframeError
 
-_CALLS = frozenset({Code.CALL_REL32_32, Code.CALL_REL32_64})
 #: Bytes searched at a time: bounds memory.
 _PIECE_BYTES = 1 << 22
 #: Code is decoded from this far before a place first: decoding falls into step within a few
@@ -25,6 +25,9 @@ _PIECE_BYTES = 1 << 22
 _NEAR_BYTES = 64
 #: Where code lies farther apart, targets are looked up in the list of the FDEs at once.
 _MOST_MARKED_BYTES = 1 << 30
+
+#: The end of the address space fits no number of numpy's.
+_HIGHEST = (1 << 64) - 1
 
 _Array = np.ndarray[Any, Any]
 
@@ -53,8 +56,8 @@ def find_inner_entries(code: ImageCode) -> dict[int, tuple[InnerEntry, ...]]:
     fdes = code.fdes
     if not fdes:
         return {}
-    begins = np.array([fde.begin for fde in fdes], np.int64)
-    ends = np.array([fde.end for fde in fdes], np.int64)
+    begins = np.array([fde.begin for fde in fdes], np.uint64)
+    ends = np.array([min(fde.end, _HIGHEST) for fde in fdes], np.uint64)
     # The stubs of a PLT share an FDE; signal trampolines are entered by returns.
     closed = np.array([fde.cie.is_signal_frame or code.is_plt(fde) for fde in fdes], bool)
     seeming: dict[tuple[int, int], dict[int, int]] = {}
@@ -101,34 +104,20 @@ def _seeming_calls(code: ImageCode, begins: _Array) -> Iterator[tuple[_Array, _A
     if last - first < _MOST_MARKED_BYTES:
         # Nearly all calls lead to where an FDE begins: those are left out before all else.
         marked = np.zeros(last - first + 1, bool)
-        marked[begins - first] = True
-    ranges = code.image.executable_ranges()
-    end_of_all = max((end for _, end in ranges), default=0)
-    for begin, end in ranges:
-        for piece in range(begin, end, _PIECE_BYTES):
-            # Pieces overlap by a call's length, so that none is cut in two.
-            size = min(_PIECE_BYTES + 4, end - piece)
-            try:
-                data = np.frombuffer(code.image.read(piece, size), np.uint8)
-            except FullframeError:
-                continue
-            if len(data) < 5:
-                continue
-            places = np.flatnonzero(data[:-4] == 0xE8)
-            distances = np.zeros(len(places), np.uint32)
-            for byte in range(4):
-                distances |= data[places + 1 + byte].astype(np.uint32) << np.uint32(8 * byte)
-            places += piece
-            targets = places + 5 + distances.view(np.int32)
-            if code.image.machine.bits == 32:
-                targets &= 0xFFFFFFFF
-            kept = (targets > first) & (targets < end_of_all)
-            places, targets = places[kept], targets[kept]
-            if marked is not None:
-                unmarked = ~marked[np.minimum(targets - first, last - first)]
-                unmarked |= targets > last
-                places, targets = places[unmarked], targets[unmarked]
-            yield places, targets
+        marked[(begins - np.uint64(first)).astype(np.int64)] = True
+    end_of_all = max((end for _, end in code.image.executable_ranges()), default=0)
+    # Pieces overlap by a call's length, so that none is cut in two.
+    for begin, piece in code.image.executable_pieces(_PIECE_BYTES, CALL_BYTES - 1):
+        data = np.frombuffer(piece, np.uint8)
+        places, targets = direct_calls(data, begin, code.image.machine.bits)
+        kept = (targets > np.uint64(first)) & (targets < np.uint64(min(end_of_all, _HIGHEST)))
+        places, targets = places[kept], targets[kept]
+        if marked is not None:
+            distances = targets - np.uint64(first)
+            unmarked = ~marked[np.minimum(distances, np.uint64(last - first)).astype(np.int64)]
+            unmarked |= targets > np.uint64(last)
+            places, targets = places[unmarked], targets[unmarked]
+        yield places.astype(np.uint64) + np.uint64(begin), targets
 
 
 def _extent_around(code: ImageCode, address: int) -> tuple[int, int] | None:
@@ -153,7 +142,7 @@ def _is_near_call(code: ImageCode, extent: tuple[int, int], address: int) -> boo
         return False
     for instruction in Decoder(code.image.machine.bits, body, DecoderOptions.NONE, begin):
         if instruction.ip >= address:
-            return instruction.ip == address and instruction.code in _CALLS
+            return instruction.ip == address and instruction.code in CALLS
     return False
 
 

@@ -77,8 +77,8 @@ def find_uncovered(code: ImageCode, callees: Callees) -> list[Uncovered]:
     begins, ends = code.image.function_extents()
     if not len(begins):
         return []
-    fde_begins = np.array([fde.begin for fde in fdes], np.int64)
-    fde_ends = np.array([fde.end for fde in fdes], np.int64)
+    fde_begins = np.array([fde.begin for fde in fdes], np.uint64)
+    fde_ends = np.array([min(fde.end, (1 << 64) - 1) for fde in fdes], np.uint64)
     # Functions within which an FDE ends, or begins: nearly none.
     after = np.searchsorted(fde_ends, begins, "right")
     first_end = fde_ends[np.minimum(after, len(fdes) - 1)]

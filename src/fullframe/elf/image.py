@@ -486,11 +486,11 @@ class Image:
         """Return the addresses of :meth:`function_symbols` by name; the last, of several."""
         return self._functions.addresses()
 
-    def visible_functions(self) -> npt.NDArray[np.int64]:
+    def visible_functions(self) -> npt.NDArray[np.uint64]:
         """Return the addresses of functions that other images may call by name, ascending."""
         return self._functions.visible_functions()
 
-    def function_extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def function_extents(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return the first addresses of functions that have a size, ascending, and their ends."""
         return self._functions.extents()
 

@@ -246,7 +246,7 @@ class FunctionSymbols:
             )
         }
 
-    def visible_functions(self) -> npt.NDArray[np.int64]:
+    def visible_functions(self) -> npt.NDArray[np.uint64]:
         """Return the addresses of the functions that other images may call by name, ascending.
 
         Labels that are no functions are left out, and what is hidden within the image.
@@ -262,9 +262,10 @@ class FunctionSymbols:
                 & (entries["info"] >> 4 != _LOCAL)
                 & ((visibilities == _DEFAULT) | (visibilities == _PROTECTED))
             )
-        return np.unique(rows["address"][kept].astype(np.int64))
+        found: npt.NDArray[np.uint64] = np.unique(rows["address"][kept])
+        return found
 
-    def extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def extents(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return the first addresses of functions that have a size, ascending, and their ends."""
         rows = self._rows
         kept = np.zeros(len(rows), bool)
@@ -272,8 +273,9 @@ class FunctionSymbols:
             chosen = np.flatnonzero(rows["table"] == index)
             kept[chosen] = table.entries["info"][rows["number"][chosen]] & 15 == FUNC
         rows = rows[kept & (rows["size"] != 0)]
-        begins = rows["address"].astype(np.int64)
-        return begins, begins + rows["size"].astype(np.int64)
+        begins, sizes = rows["address"], rows["size"]
+        highest = np.uint64((1 << 64) - 1)
+        return begins, np.where(sizes > highest - begins, highest, begins + sizes)
 
     def at(self, address: int) -> Symbol | None:
         """Return the symbol that covers ``address``, or the nearest before it in its range.

@@ -148,6 +148,7 @@ class GdbProcess:
     def close(self) -> None:
         """End gdb and what it debugs."""
         process = self._process
+        debugged = _traced_by(process.pid)
         if process.poll() is None:
             with contextlib.suppress(OSError, FullframeError, subprocess.TimeoutExpired):
                 # gdb kills what it runs, which is in a process group of its own.
@@ -156,6 +157,7 @@ class GdbProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _await_end(debugged)
         self._selector.close()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
@@ -321,6 +323,29 @@ class GdbProcess:
     def add_symbol_file(self, path: Path, load_bias: int) -> None:
         """Tell gdb of an image that the program's loader does not know."""
         self.console(f"add-symbol-file {path} -o {load_bias:#x}")
+
+
+def _traced_by(pid: int) -> list[int]:
+    """Return the processes and threads that one traces (``TracerPid`` of proc(5))."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/task/[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if f"\nTracerPid:\t{pid}\n" in path.read_text("utf-8", "replace"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def _await_end(pids: Iterable[int]) -> None:
+    """Wait until processes whose tracer has died are dead: the kernel kills them after it."""
+    for pid in pids:
+        for _ in range(500):
+            try:
+                status = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
+            except OSError:
+                break
+            if "\nState:\tZ" in status or "\nState:\tX" in status:
+                break
+            time.sleep(0.01)
 
 
 def gdb_version() -> str:
