@@ -41,10 +41,9 @@ def judge_calls(
     for leader in sorted(flow.pieces):
         changes, stop = flow.pieces[leader]
         places = [index for index, _ in changes]
-        position = bisect_left(listing.events, (max(leader, covered),))
-        for index, kind, payload in listing.events[position:]:
-            if index >= stop:
-                break
+        first = bisect_left(listing.events, (max(leader, covered),))
+        last = bisect_left(listing.events, (stop,))
+        for index, kind, payload in listing.events[first:last]:
             if kind not in (CALL, CALL_INSIDE):
                 continue
             effect = context.while_called(listing, index, kind, payload)
