@@ -114,7 +114,7 @@ class Fde:
         lsda: address of the language-specific data; None without.
     """
 
-    __slots__ = ("_first", "_last", "_program", "_table", "begin", "cie", "end", "lsda", "offset")
+    __slots__ = ("_first", "_last", "_table", "begin", "cie", "end", "lsda", "offset")
 
     def __init__(
         self,
@@ -135,7 +135,6 @@ class Fde:
         self._first = first
         self._last = last
         self._table = table
-        self._program: Program | None = None
 
     def __repr__(self) -> str:
         return f"<Fde {self.section}+{self.offset:#x} {self.begin:#x}..{self.end:#x}>"
@@ -165,16 +164,14 @@ class Fde:
 
     def program(self) -> Program:
         """Interpret the instructions; mostly one object for all FDEs with the same bytes."""
-        found = self._program
-        if found is None:
-            table = self._table
-            code = table.data[self._first : self._last]
-            interpreter = self.cie.interpreter
-            found = interpreter.known.get(code)
-            if found is None:
-                found = interpreter.run(code, Position(self.begin, table.address + self._first))
-            self._program = found
-        return found
+        table = self._table
+        code = table.data[self._first : self._last]
+        interpreter = self.cie.interpreter
+        # Kept there, within bounds: a hundred thousand FDEs that each kept their own would not be.
+        known = interpreter.known.get(code)
+        if known is not None:
+            return known
+        return interpreter.run(code, Position(self.begin, table.address + self._first))
 
     def relative_rows(self) -> tuple[RelativeRow, ...]:
         """Return (address relative to :attr:`begin`, CFA rule, register rules, args_size).
