@@ -50,8 +50,8 @@ __all__ = ["AddressError", "Image", "Relocation", "Section", "Symbol"]
 #: Files up to this size are read whole, larger ones are mapped. A file that is mapped and then cut
 #: short (a linker writes it anew) ends the process with a bus error, and not a word. To read costs
 #: 0.6 ms a MB, 0.3 % of the time of a check, and forked processes share what was read before; but
-#: it is memory that the kernel cannot take back.
-LARGEST_READ_BYTES = 256 << 20
+#: it is memory that the kernel cannot take back, and a tenth of what checking a large file needs.
+LARGEST_READ_BYTES = 64 << 20
 
 
 class Warnings(list[InputError]):
