@@ -9,7 +9,7 @@ from fullframe.track import CFA_REGION, OTHER, Follower, decode
 from fullframe.track.bulk import BulkFollower, labels_of
 from fullframe.track.passing import Fillers
 from fullframe.track.streams import StreamReader
-from tests.track.test_streams import _CLASSIFIERS, PIECES, _Alone, laid_out, programs
+from tests.track.test_streams import _CLASSIFIERS, PIECES, REACHED, _Alone, laid_out, programs
 
 BEGIN = 0x1000
 
@@ -305,13 +305,7 @@ def test_a_call_does_not_come_back_into_what_is_claimed_otherwise():
 @pytest.mark.parametrize(
     ("code", "stands"),
     [
-        ("eb 02  31 c0  74 fc  c3", True),  # jmp 2f; 1: xor; 2: je 1b; ret
-        ("c3  31 c0  eb fc", False),  # ret; 1: xor; jmp 1b
-        ("c3  31 c0  eb 02  66 90  31 c9  eb f6", False),  # ret; 1: xor; jmp 2f; 2: xor; jmp 1b
-        ("c3  31 c0  eb 03  31 c0  c3  eb fb", False),  # ret; xor; jmp 2f; 1: ...; 2: jmp 1b
-        ("74 03  c3  31 c0  31 c9  eb fa  c3", False),  # nothing leads to the last ret
-        ("eb 05  31 c0  c3  31 c9  74 f9  74 fa  c3", True),  # both are jumped to from the end
-        ("eb 02  31 c0  74 03  c3  31 c9  74 fc  74 f5  c3", True),
+        *REACHED,
         ("c3  90", True),  # only filler is behind it
         ("c3  31 c0", False),
         ("e8 00 00 00 00  c3", False),  # a call within the function

@@ -244,18 +244,19 @@ class _Guessing(_Alone):
         return self.classifier.space.function_entry()
 
 
-@pytest.mark.parametrize(
-    ("code", "stands"),
-    [
-        ("eb 02  31 c0  74 fc  c3", True),  # jmp 2f; 1: xor; 2: je 1b; ret
-        ("c3  31 c0  eb fc", False),  # ret; 1: xor; jmp 1b
-        ("c3  31 c0  eb 02  66 90  31 c9  eb f6", False),  # ret; 1: xor; jmp 2f; 2: xor; jmp 1b
-        ("c3  31 c0  eb 03  31 c0  c3  eb fb", False),  # ret; xor; jmp 2f; 1: ...; 2: jmp 1b
-        ("74 03  c3  31 c0  31 c9  eb fa  c3", False),  # nothing leads to the last ret
-        ("eb 05  31 c0  c3  31 c9  74 f9  74 fa  c3", True),  # both are jumped to from the end
-        ("eb 02  31 c0  74 03  c3  31 c9  74 fc  74 f5  c3", True),
-    ],
-)
+#: Code, and whether everything in it is reached from its begin, by what does not rest on itself.
+REACHED = [
+    ("eb 02  31 c0  74 fc  c3", True),  # jmp 2f; 1: xor; 2: je 1b; ret
+    ("c3  31 c0  eb fc", False),  # ret; 1: xor; jmp 1b
+    ("c3  31 c0  eb 02  66 90  31 c9  eb f6", False),  # ret; 1: xor; jmp 2f; 2: xor; jmp 1b
+    ("c3  31 c0  eb 03  31 c0  c3  eb fb", False),  # ret; xor; jmp 2f; 1: ...; 2: jmp 1b
+    ("74 03  c3  31 c0  31 c9  eb fa  c3", False),  # nothing leads to the last ret
+    ("eb 05  31 c0  c3  31 c9  74 f9  74 fa  c3", True),  # both are jumped to from the end
+    ("eb 02  31 c0  74 03  c3  31 c9  74 fc  74 f5  c3", True),
+]
+
+
+@pytest.mark.parametrize(("code", "stands"), REACHED)
 def test_a_guess_is_not_confirmed_by_what_rests_on_it(code, stands):
     from fullframe.track import StraightFollower
 
