@@ -7,13 +7,14 @@ alone (:mod:`fullframe.cfi.straight`), or visited (:mod:`fullframe.cfi.visit`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice
 
 import numpy as np
 
 from fullframe.cfi.call_sites import CallSites
+from fullframe.cfi.claim_rows import ClaimRows
 from fullframe.cfi.claims import PROVED
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
@@ -106,12 +107,16 @@ class _Client:
         """Follow all of the functions that are of the usual kind."""
         engine, batch = self._facts.engine, self.batch
         eligible = np.zeros(len(self.fdes), bool)
-        parts = []
+        parts: list[tuple[int, Sequence[int], Sequence[int]]] = []
         offsets = batch.offsets.tolist()
         for number, fde in enumerate(self.fdes):
             rows = self._rows_of(number, fde)
             eligible[number] = rows is not None
-            parts.append((offsets[number], *(rows or ([0], [0]))))
+            numbers = None if rows is None else rows.numbers
+            if rows is None or numbers is None:
+                parts.append((offsets[number], (0,), (0,)))
+            else:
+                parts.append((offsets[number], rows.offsets, numbers))
         with contextlib.suppress(TooComplexError):
             flow = self._flow = engine.bulk.follow(batch, labels_of(parts), self, eligible)
             boundaries = (batch.counts - flow.filler_counts).tolist()
@@ -120,8 +125,8 @@ class _Client:
                 for count, proved in zip(boundaries, flow.proved.tolist(), strict=True)
             ]
 
-    def _rows_of(self, number: int, fde: Fde) -> tuple[list[int], list[int]] | None:
-        """Return the labels of a function that is of the usual kind, or None."""
+    def _rows_of(self, number: int, fde: Fde) -> ClaimRows | None:
+        """Return the rows of a function that is of the usual kind, or None."""
         facts = self._facts
         engine = facts.engine
         code = self.batch.ranges[number][1]
@@ -130,6 +135,8 @@ class _Client:
         if engine.machine.bits == 32 and facts.callees.clobbered(fde.begin):
             return None
         rows = engine.rows_of(fde)
+        if rows.numbers is None:
+            return None
         if not facts.entries.is_plain_function(rows, code, fde.begin):
             return None
         if find_trampoline(engine.machine, code[:TRAMPOLINE_BYTES], believed=False) is not None:
@@ -140,7 +147,7 @@ class _Client:
                 return None
             self._sites[number] = sites
             self.has_call_sites[number] = True
-        return rows.labels
+        return rows
 
     def result(self, number: int) -> FunctionResult | None:
         """Return the result of a function that was proved, or None."""

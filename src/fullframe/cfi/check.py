@@ -18,7 +18,8 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from fullframe.cfi.bulk import BulkProver
-from fullframe.cfi.claims import PROVED, Answer, ClaimRows, Verdict
+from fullframe.cfi.claim_rows import ClaimRows
+from fullframe.cfi.claims import PROVED, Answer, Verdict
 from fullframe.cfi.coverage import coverage_of
 from fullframe.cfi.engine import Engine
 from fullframe.cfi.entries import Entries, called
@@ -165,7 +166,7 @@ class ImageChecker:
         lead = trampoline.lead_bytes if trampoline is not None else 0
         if lead:
             body = body[lead:]
-            rows = ClaimRows([(max(0, offset - lead), claim) for offset, claim in rows])
+            rows = ClaimRows([max(0, offset - lead) for offset in rows.offsets], rows.claims)
         return _Parts(body, rows, fde.begin + lead, trampoline)
 
     def _judge_lead(self, result: FunctionResult, trampoline: Trampoline, rows: ClaimRows) -> None:
@@ -219,11 +220,10 @@ class ImageChecker:
         numbers = self.engine.machine.hardware_to_dwarf
         nothing: Registers = {numbers[register]: UNDEFINED for register in loaded}
         claim = self.engine.book.claim
+        relative = fde.relative_rows()
         return ClaimRows(
-            [
-                (delta, claim(cfa, {**registers, **nothing}))
-                for delta, cfa, registers, _ in fde.relative_rows()
-            ]
+            [delta for delta, _, _, _ in relative],
+            [claim(cfa, {**registers, **nothing}) for _, cfa, registers, _ in relative],
         )
 
     # -- the whole image ---------------------------------------------------------------------

@@ -6,12 +6,9 @@ in a state is remembered in the state, so that the checker asks each question on
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
-from operator import itemgetter
 from typing import Final
 
 from fullframe.cfi.expressions import (
@@ -167,44 +164,6 @@ class Claim:
 
 #: Claims that are kept to be found again.
 _MOST_CLAIMS: Final = 1 << 17
-
-
-class ClaimRows(list[tuple[int, Claim]]):
-    """The claims of a function: (offset from its begin, claim from there on), ascending.
-
-    Functions with the same rows share one.
-    """
-
-    __slots__ = ("_labels", "_offsets")
-
-    def __init__(self, rows: Iterable[tuple[int, Claim]]) -> None:
-        super().__init__(rows)
-        self._labels: tuple[list[int], list[int]] | None = None
-        self._offsets: frozenset[int] | None = None
-
-    def at(self, offset: int) -> Claim | None:
-        """Return the claim in force at an offset; None before the first."""
-        position = bisect_right(self, offset, key=itemgetter(0)) - 1
-        return self[position][1] if position >= 0 else None
-
-    @property
-    def offsets(self) -> frozenset[int]:
-        """Those offsets."""
-        if self._offsets is None:
-            self._offsets = frozenset([offset for offset, _ in self])
-        return self._offsets
-
-    @property
-    def labels(self) -> tuple[list[int], list[int]] | None:
-        """The offsets, and the claims' numbers; None where a claim depends on the address."""
-        if self._labels is None:
-            if any(claim.reads_ip for _, claim in self):
-                return None
-            self._labels = (
-                [offset for offset, _ in self],
-                [claim.number for _, claim in self],
-            )
-        return self._labels
 
 
 class ClaimBook(Wording):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from typing import Any
 
 from iced_x86 import Decoder, Mnemonic, OpKind, Register
 
 from fullframe.cfi.call_sites import CallSites
-from fullframe.cfi.claims import Answer, Claim, ClaimRows
+from fullframe.cfi.claim_rows import ClaimRows
+from fullframe.cfi.claims import Answer, Claim
 from fullframe.cfi.entries import holds_at_entry, is_like_entry
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
@@ -49,7 +50,6 @@ class FunctionContext:
         self._fde = fde
         self._body = body
         self._rows = rows
-        self._row_offsets = [offset for offset, _ in rows]
         self._book = facts.engine.book
         self._classifier = classifier
         self._callees = facts.callees
@@ -69,8 +69,7 @@ class FunctionContext:
 
     def claim_at(self, offset: int) -> Claim | None:
         """Return the claim in force at an offset from the function's begin."""
-        position = bisect_right(self._row_offsets, offset) - 1
-        return self._rows[position][1] if position >= 0 else None
+        return self._rows.at(offset)
 
     # -- Surroundings ------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 from iced_x86 import Decoder
 
-from fullframe.cfi.claims import Answer, Claim, ClaimBook, ClaimRows
+from fullframe.cfi.claim_rows import ClaimRows
+from fullframe.cfi.claims import Answer, Claim, ClaimBook
 from fullframe.cfi.direct_calls import CALL_BYTES, are_calls, direct_calls
 from fullframe.cfi.engine import Engine
 from fullframe.cfi.frames import Cie, Fde

@@ -180,11 +180,16 @@ class Fde:
         malformed entries beyond: see :attr:`problems`). FDEs with the same instructions share
         the tuple and everything in it.
         """
-        rows = self.program().rows
-        size = self.end - self.begin
-        if rows[-1][0] < size or len(rows) == 1:
+        program = self.program()
+        rows = program.rows
+        if self.holds_all_of(program):
             return rows
-        return rows[: max(1, bisect_left(rows, size, key=_delta))]
+        return rows[: max(1, bisect_left(rows, self.end - self.begin, key=_delta))]
+
+    def holds_all_of(self, program: Program) -> bool:
+        """Return whether no row but the first of a program, the FDE's, is at or after the end."""
+        locations = program.locations
+        return locations[-1] < self.end - self.begin or len(locations) == 1
 
     def rows(self) -> list[Row]:
         """Return the rows, sorted by address, the first at :attr:`begin`."""
@@ -207,7 +212,7 @@ class Fde:
     def problems(self) -> tuple[FrameProblem, ...]:
         """What is wrong with the instructions, and rows at or after the end."""
         program = self.program()
-        last = program.rows[-1][0]
+        last = program.locations[-1]
         if not program.problems and last <= self.end - self.begin:
             return ()
         found = [

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from iced_x86 import ConditionCode, Decoder, FlowControl
 
-from fullframe.cfi.claims import Answer, ClaimBook, ClaimRows
+from fullframe.cfi.claim_rows import ClaimRows
+from fullframe.cfi.claims import Answer, ClaimBook
 from fullframe.cfi.entries import holds_at_entry, is_like_entry
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.image_code import ImageCode

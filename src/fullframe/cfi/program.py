@@ -37,6 +37,7 @@ from fullframe.cfi.rules import (
     ValExpression,
     ValOffset,
 )
+from fullframe.cfi.shapes import Shape, Steps, cut
 
 #: No honest entry comes near these; they bound memory and time on hostile ones.
 LARGEST_PROGRAM_BYTES = 1 << 18
@@ -81,17 +82,32 @@ class ProgramProblem(NamedTuple):
     message: str
 
 
-@dataclass(frozen=True, slots=True)
 class Program:
     """What a string of call-frame instructions says.
 
     Attributes:
-        rows: at least one; addresses relative to the beginning of the FDE, ascending.
+        locations: where its rows begin, relative to the beginning of the FDE, ascending; at least
+            one.
+        shape: all else of the rows.
         problems: in the order of the instructions; rows end at one that cannot be decoded.
     """
 
-    rows: tuple[RelativeRow, ...]
-    problems: tuple[ProgramProblem, ...]
+    __slots__ = ("_rows", "locations", "problems", "shape")
+
+    def __init__(
+        self, locations: tuple[int, ...], shape: Shape, problems: tuple[ProgramProblem, ...] = ()
+    ) -> None:
+        self.locations = locations
+        self.shape = shape
+        self.problems = problems
+        self._rows: tuple[RelativeRow, ...] | None = None
+
+    @property
+    def rows(self) -> tuple[RelativeRow, ...]:
+        """The rows; always the same object."""
+        if self._rows is None:
+            self._rows = self.shape.rows(self.locations)
+        return self._rows
 
 
 #: A set of register rules and its successors, by the instruction that leads there.
@@ -153,13 +169,14 @@ class Interpreter:
         self._cfas: dict[int, dict[int, CfaRegister]] = {}
         self._rules_left = 0
         self.known: dict[bytes, Program] = {}
+        self._shapes: dict[Steps, Shape] = {}
         self._nodes: dict[frozenset[tuple[int, Rule]], _Node] = {}
         self._root: _Node = ({}, {})
         self.initial = self._interpret(initial, None)[0]
         if len(self.initial.rows) > 1:
             text = "the CIE's initial instructions advance the location"
             problem = ProgramProblem("advance-in-cie", 0, text)
-            self.initial = Program(self.initial.rows, (*self.initial.problems, problem))
+            self.initial.problems += (problem,)
         _, self._initial_cfa, registers, self._initial_args = self.initial.rows[-1]
         if isinstance(self._initial_cfa, CfaRegister):
             self._initial_offset = self._initial_cfa.offset_bytes
@@ -180,21 +197,32 @@ class Interpreter:
         program = self.known.get(code)
         if program is not None:
             return program
+        parts = cut(code) if self._code_alignment == 1 else None
+        if parts is not None:
+            steps, locations = parts
+            shape = self._shapes.get(steps)
+            if shape is not None:
+                self._pool.charge(self, len(locations) + len(code) // 64)
+                program = self.known[code] = Program(locations, shape)
+                return program
         program, depends_on_position = self._interpret(code, position)
         if not depends_on_position:
-            self._pool.charge(self, 2 * len(program.rows))
+            self._pool.charge(self, 2 * len(program.shape) + len(code) // 64)
             self.known[code] = program
+            if parts is not None and not program.problems:
+                self._shapes[steps] = program.shape
         return program
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is kept for reuse."""
-        return not self.known and not self._nodes
+        return not self.known and not self._nodes and not self._shapes
 
     def forget(self) -> None:
         """Drop what is kept for reuse."""
         self._root = (self._initial_registers, {})
         self._nodes.clear()
+        self._shapes.clear()
         self.known.clear()
 
     def _cfa(self, register: int, offset_bytes: int) -> CfaRegister:
@@ -345,7 +373,8 @@ class Interpreter:
         except MalformedError as error:
             problems.append(ProgramProblem(error.kind, start, error.message))
         append((location, cfa, registers, args_size))
-        return Program(tuple(rows), tuple(problems)), depends_on_position
+        locations = tuple([row[0] for row in rows])
+        return Program(locations, Shape(rows), tuple(problems)), depends_on_position
 
     def _set_loc(self, code: bytes, index: int, position: Position | None) -> tuple[int, int]:
         """Read the operand of ``DW_CFA_set_loc``, relative to the FDE's beginning."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from iced_x86 import Decoder, Mnemonic, OpKind, Register
 
 from fullframe.cfi.call_sites import CallSites
-from fullframe.cfi.claims import PROVED, Answer, Claim, ClaimRows
+from fullframe.cfi.claim_rows import ClaimRows
+from fullframe.cfi.claims import PROVED, Answer, Claim
 from fullframe.cfi.entries import is_like_entry
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
@@ -21,8 +22,8 @@ from fullframe.track.state import State
 from fullframe.track.straight import Changes, StraightFlow
 from fullframe.track.streams import Extent, Stream
 
-#: Instructions before an indirect jump that usually tell its table.
-_WINDOW = 23
+#: Instructions before an indirect jump that tell its table: nearly always, usually.
+_WINDOWS = (8, 23)
 #: How many changes of state are looked back to for one that a row is true of.
 _GUESSES = 60
 
@@ -141,7 +142,7 @@ class StraightContext:
         self._space = facts.engine.coarse.space
         self._machine = facts.engine.machine
         self.has_landing_pads = fde.lsda is not None
-        self.row_offsets = rows.offsets
+        self.row_offsets = rows.offset_set
         self._sites: CallSites | None = None
         self._tables: dict[int, list[int]] | None = None
 
@@ -167,12 +168,7 @@ class StraightContext:
         )
 
     def _claim_at(self, offset: int) -> Claim | None:
-        claim = None
-        for delta, row in self._rows:
-            if delta > offset:
-                break
-            claim = row
-        return claim
+        return self._rows.at(offset)
 
     def jump_targets_at(self, address: int, state: State, stream: Extent) -> list[int] | None:
         """See :class:`fullframe.track.straight.StraightSurroundings`."""
@@ -187,18 +183,26 @@ class StraightContext:
 
     def table_at(self, address: int, stream: Extent) -> list[int] | None:
         """Return where the indirect jump at an address leads by a table; None without one."""
-        targets = self._near_table(address, stream)
+        offset = address - self.begin
+        # Where the whole function had to be read for one jump, it tells of the others, too.
+        targets = None if self._tables is None else self._tables.get(offset)
         if targets is None:
-            targets = self._all_tables(stream).get(address - self.begin)
+            targets = self._near_table(address, stream)
+        if targets is None:
+            targets = self._all_tables(stream).get(offset)
         return [target for target in targets if target != stream.end] if targets else None
 
     def _near_table(self, address: int, stream: Extent) -> list[int] | None:
         """Find the table in the few instructions before the jump, as most can be."""
-        window = stream.start_before(address, _WINDOW)
-        following = address - self.begin + 15
-        code = self._body[window - self.begin : following]
-        length = Decoder(self._machine.bits, self._body[address - self.begin :][:15]).decode().len
-        return self._table_reader(stream).find_last(code[: address - window + length], window)
+        body, reader = self._body, self._table_reader(stream)
+        at = address - self.begin
+        end = at + Decoder(self._machine.bits, body[at : at + 15]).decode().len
+        for instructions in _WINDOWS:
+            window = stream.start_before(address, instructions)
+            targets = reader.find_last(body[window - self.begin : end], window)
+            if targets is not None:
+                return targets
+        return None
 
     def _all_tables(self, stream: Extent) -> dict[int, list[int]]:
         """Find the tables of the whole function: the addresses of some are loaded early."""
@@ -245,7 +249,7 @@ class StraightContext:
         if address == stream.end:
             return True
         if stream.begin <= address < stream.end:
-            return stream.are_starts((address,))
+            return stream.is_start(address)
         fde = self._facts.code.covering(address)
         if fde is None or fde is self._fde:
             return False

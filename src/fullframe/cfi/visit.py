@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
-from fullframe.cfi.claims import ASSUMED, PROVED, Answer, Claim, ClaimBook, ClaimRows, Verdict
+from fullframe.cfi.claim_rows import ClaimRows
+from fullframe.cfi.claims import ASSUMED, PROVED, Answer, Claim, ClaimBook, Verdict
 from fullframe.cfi.context import FunctionContext
 from fullframe.cfi.during_calls import judge_calls
 from fullframe.cfi.entries import holds_at_entry

@@ -28,6 +28,7 @@ from iced_x86 import (
 
 from fullframe.track import effects as fx
 from fullframe.track import stack_effects as stack
+from fullframe.track.coarse import in_coarse_space
 from fullframe.track.effects import Apply, Effect, Memory
 from fullframe.track.handlers import HANDLERS
 from fullframe.track.operands import HARDWARE, IMMEDIATES, SIZE_BYTES, VECTOR, VECTORS_ONLY
@@ -249,9 +250,13 @@ class Classifier:
             key_and_make = handler(self, i)
             if key_and_make is not None:
                 key, make = key_and_make
-                if make is not None and self.space.narrow_pointers:
+                if make is None:
+                    return None
+                if self.space.narrow_pointers:
                     key, make = self._narrowed(i, key, make)
-                return None if make is None else self.intern(key, make)
+                elif not self.space.precise:
+                    key, make = in_coarse_space(self.space.machine, key, make)
+                return self.intern(key, make)
         return self._unmodelled(i)
 
     def _narrowed(

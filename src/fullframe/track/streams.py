@@ -79,6 +79,8 @@ class Extent:
         begin: address of the first byte.
         code: the bytes.
         starts: offset of each instruction, ascending.
+        marks: of each byte of the code, from ``first`` on, whether an instruction starts there.
+        first: where in ``marks`` the code is.
 
     Attributes:
         begin: address of the first byte.
@@ -86,24 +88,23 @@ class Extent:
         code: the bytes.
     """
 
-    __slots__ = ("_offsets", "_starts", "begin", "code", "end")
+    __slots__ = ("_first", "_marks", "_starts", "begin", "code", "end")
 
-    def __init__(self, begin: int, code: bytes, starts: _Array) -> None:
+    def __init__(self, begin: int, code: bytes, starts: _Array, marks: bytes, first: int) -> None:
         self.begin = begin
         self.end = begin + len(code)
         self.code = code
         self._starts = starts
-        self._offsets: frozenset[int] | None = None
+        self._marks = marks
+        self._first = first - begin
+
+    def is_start(self, address: int) -> bool:
+        """Return whether an instruction starts at an address."""
+        return self.begin <= address < self.end and self._marks[self._first + address] != 0
 
     def are_starts(self, addresses: Iterable[int]) -> bool:
         """Return whether instructions start at all of some addresses."""
-        begin, starts = self.begin, self._offsets
-        for address in addresses:
-            if starts is None:
-                starts = self._offsets = frozenset(self._starts.tolist())
-            if address - begin not in starts:
-                return False
-        return True
+        return all(map(self.is_start, addresses))
 
     def start_before(self, address: int, instructions: int) -> int:
         """Return the address of the instruction that many before the one at ``address``.
@@ -121,6 +122,8 @@ class Stream(Extent):
         begin: address of the first byte.
         code: the bytes.
         starts: offset of each instruction, ascending.
+        marks: as of :class:`Extent`.
+        first: as of :class:`Extent`.
 
     Attributes:
         count: instructions, those that do not matter included.
@@ -133,8 +136,8 @@ class Stream(Extent):
 
     __slots__ = ("addresses", "count", "kinds", "lengths", "payloads", "strays")
 
-    def __init__(self, begin: int, code: bytes, starts: _Array) -> None:
-        super().__init__(begin, code, starts)
+    def __init__(self, begin: int, code: bytes, starts: _Array, marks: bytes, first: int) -> None:
+        super().__init__(begin, code, starts, marks, first)
         self.count = len(starts)
         self.kinds: list[int] = []
         self.addresses: list[int] = []
@@ -366,7 +369,8 @@ class Batch:
             payloads[place] = self.effects[effect]
         for place in np.flatnonzero(self.kinds[indices] == OTHER_FLOW).tolist():
             payloads[place] = self.flows[int(indices[place])]
-        stream = Stream(begin, code, self.starts[head : head + int(self.counts[number])] - offset)
+        own = self.starts[head : head + int(self.counts[number])] - offset
+        stream = Stream(begin, code, own, self._marks, offset)
         stream.kinds = marked[one:other].tolist()
         stream.addresses = (
             (self.starts[indices] - offset).astype(np.uint64) + np.uint64(begin)
@@ -380,7 +384,14 @@ class Batch:
         """Return where one range is."""
         begin, code = self.ranges[number]
         head, count = int(self.first[number]), int(self.counts[number])
-        return Extent(begin, code, self.starts[head : head + count] - int(self.offsets[number]))
+        offset = int(self.offsets[number])
+        own = self.starts[head : head + count] - offset
+        return Extent(begin, code, own, self._marks, offset)
+
+    @cached_property
+    def _marks(self) -> bytes:
+        """Of each place, whether an instruction starts there."""
+        return (self.index_at >= 0).tobytes()
 
 
 __all__ = ["BATCH_BYTES", "DISMISSED", "LEADER", "Batch", "Extent", "Stream", "StreamReader"]

@@ -125,7 +125,7 @@ def _find_exits(work: Work, flow: BulkFlow, events: Events, pre: Array) -> None:
             found += [(target, source, state) for target in outside]
 
 
-def labels_of(parts: Sequence[tuple[int, list[int], list[int]]]) -> Labels:
+def labels_of(parts: Sequence[tuple[int, Sequence[int], Sequence[int]]]) -> Labels:
     """Put the labels of ranges together.
 
     Args:
