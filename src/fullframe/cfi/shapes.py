@@ -15,8 +15,8 @@ from typing import Final
 from fullframe.cfi.rules import CfaRule, RelativeRow, Rule
 
 #: Instructions that compilers write, by their opcodes (DWARF 5, table 7.29; 0x2e is
-#: ``DW_CFA_GNU_args_size``), then an advance by more than nothing, or the end, or else the first byte
-#: of something else: so the expression matches everywhere, and hostile bytes take no more time.
+#: ``DW_CFA_GNU_args_size``), then an advance by more than nothing, or the end, or else the first
+#: byte of something else: so it matches everywhere, and hostile bytes take no more time.
 _LEB: Final = rb"[\x80-\xff]{0,4}[\x00-\x7f]"
 _ROWS: Final = re.compile(
     rb"((?:[\xc0-\xff\x0a\x0b]|[\x80-\xbf\x0d\x0e\x2e]LEB|\x0cLEBLEB)*)"
