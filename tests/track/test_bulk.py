@@ -9,6 +9,8 @@ from fullframe.track import CFA_REGION, OTHER, Follower, decode
 from fullframe.track.bulk import BulkFollower, labels_of
 from fullframe.track.passing import Fillers
 from fullframe.track.streams import StreamReader
+from fullframe.track.values import entry
+from fullframe.x86.registers import BP, BX, SP
 from tests.track.test_streams import _CLASSIFIERS, PIECES, REACHED, _Alone, laid_out, programs
 
 BEGIN = 0x1000
@@ -102,7 +104,8 @@ def test_nothing_is_held_that_the_worklist_does_not_hold(bits, codes, labels):
     for number, (begin, code) in enumerate(ranges):
         if flow.proved[number]:
             states = by_worklist(classifier, begin, code)
-            hold_against(batch, flow, number, decode(classifier, code, begin).starts, states)
+            starts = decode(classifier, code, begin).starts
+            hold_against(bits, batch, flow, number, starts, states)
 
 
 def by_worklist(classifier, begin, code):
@@ -121,10 +124,10 @@ def by_worklist(classifier, begin, code):
     return states
 
 
-def hold_against(batch, flow, number, starts, states):
+def hold_against(bits, batch, flow, number, starts, states):
     begin, code = batch.ranges[number]
     changes = flow.changes(number)
-    fillers, unseen = Fillers(64), 0
+    fillers, unseen = Fillers(bits), 0
     for index, start in enumerate(starts):
         here = [state for place, state in changes if place <= begin + start][-1]
         other = states[index]
@@ -211,19 +214,56 @@ def test_paths_may_keep_more_than_is_guessed_where_they_meet():
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "places"),
     [
         # push %rbp; mov %rsp, %rbp; 1: sub %rax, %rsp; je 1b; leave; ret
-        "55 4889e5 4829c4 74fb c9 c3",
+        ("55 4889e5 4829c4 74fb c9 c3", {4: "other", 7: "other", 10: "CFA-8"}),
+        # push %rbp; mov %rsp, %rbp; je 1f; sub %rax, %rsp; 1: push %rbx; leave; ret
+        ("55 4889e5 7403 4829c4 53 c9 c3", {6: "CFA-16", 9: "other", 10: "other", 11: "CFA-8"}),
         # lea (%rsp), %rbp; je 1f; push %rax; xor %ebp, %ebp; pop %rax; 1: ret
-        "488d2c24 7404 50 31ed 58 c3",
+        ("488d2c24 7404 50 31ed 58 c3", {4: "CFA-8", 7: "CFA-16", 10: "CFA-8"}),
         # lea (%rsp), %rbp; push %rbp; je 1f; add $8, %rsp; push %rax; 1: ret
-        "488d2c24 55 7405 4883c408 50 c3",
+        ("488d2c24 55 7405 4883c408 50 c3", {5: "CFA-16", 11: "CFA-8", 12: "CFA-16"}),
     ],
 )
-def test_an_address_is_never_given_up_for_a_guess(code):
-    """What is stored through it, later on, would be missed: a push, or a store to a local."""
-    assert one(code) is None
+def test_where_guesses_do_not_fit_blocks_are_followed(code, places):
+    """An address is given up where paths meet that bring different ones, and nowhere else."""
+    states, _, _ = one(code)
+    assert {offset: stack_pointer(states[offset]) for offset in places} == places
+    data = bytes.fromhex(code)
+    classifier = _CLASSIFIERS[64]
+    expected = by_worklist(classifier, BEGIN, data)
+    for start, state in zip(decode(classifier, data, BEGIN).starts, expected, strict=True):
+        assert [states[start].registers[number] for number in (SP, BP)] == [
+            state.registers[number] for number in (SP, BP)
+        ]
+
+
+def test_what_one_path_overwrites_is_not_kept_by_another():
+    # push %rbx; mov %rsp, %rbp; xor %ebx, %ebx; 1: je 2f; mov %rax, (%rsp); sub %rax, %rsp;
+    # jmp 1b; 2: mov %rbp, %rsp; pop %rbx; ret
+    code = "53 4889e5 31db 7409 48890424 4829c4 ebf5 4889ec 5b c3"
+    states, _, _ = one(code)
+    assert (CFA_REGION, -16) not in states[17].slots
+    assert states[21].registers[BX] is OTHER
+    # The same without the store: it is kept, and restored.
+    states, _, _ = one("53 4889e5 31db 7405 4829c4 ebf9 4889ec 5b c3")
+    assert (CFA_REGION, -16) in states[13].slots
+    assert states[17].registers[BX] is entry(BX)
+
+
+@pytest.mark.parametrize(("blocks", "is_followed"), [(2, True), (6, True), (20, False)])
+def test_more_turns_than_honest_code_needs_are_not_taken(blocks, is_followed):
+    # jmp to the last; 1: ret; 2: jmp 1b; 3: jmp 2b; ...: each turn comes one jump further back.
+    code = bytes([0xEB, 2 * blocks - 3, 0xC3, 0xEB, 0xFD]) + b"\xeb\xfc" * (blocks - 2)
+    starts = [0, 2, *range(3, len(code), 2)]
+    found = one(code.hex(), (starts, list(range(len(starts)))))
+    assert (found is not None) == is_followed
+
+
+def test_blocks_that_only_lead_to_each_other_are_not_followed():
+    # ret; 1: push %rax; jmp 2f; 2: pop %rax; jmp 1b
+    assert one("c3 50 eb00 58 ebfa", ([0, 1, 2, 4], [0, 1, 2, 3])) is None
 
 
 def test_a_jump_that_brings_less_than_is_guessed():
@@ -232,7 +272,8 @@ def test_a_jump_that_brings_less_than_is_guessed():
     states, _, _ = one(code, ([0, 1, 9], [0, 1, 0]))
     assert (CFA_REGION, -16) not in states[8].slots
     # With another label there, what falls through is guessed, and that is more than is brought.
-    assert one(code, ([0, 1, 8, 9], [0, 1, 2, 0])) is None
+    states, _, _ = one(code, ([0, 1, 8, 9], [0, 1, 2, 0]))
+    assert (CFA_REGION, -16) not in states[8].slots
 
 
 def test_jumps_out_of_the_function_bring_their_states():
@@ -269,9 +310,9 @@ def test_landing_pads():
     # sub $8, %rsp; mov %rbx, -16(%rsp); call out: the exception brings what the callee has left.
     code = "4883ec08 48895c24f0 e8f20f0000 4883c408 c3 4883c408 c3"
     sites = [(BEGIN + 9, BEGIN + 14, BEGIN + 19)]
-    assert one(code, ([0, 4, 19], [0, 1, 2]), sites=sites) is None
-    states, _, _ = one(code, ([0, 4, 18, 19], [0, 1, 0, 1]), sites=sites)
-    assert (CFA_REGION, -32) not in states[19].slots
+    for others in (([0, 4, 19], [0, 1, 2]), ([0, 4, 18, 19], [0, 1, 0, 1])):
+        states, _, _ = one(code, others, sites=sites)
+        assert (CFA_REGION, -32) not in states[19].slots
     # The pad of another call site, and one that is no instruction's start.
     code = "53 e8fb0f0000 5b c3 90 5b c3"
     elsewhere = one(code, rows, sites=[(BEGIN + 6, BEGIN + 7, BEGIN + 8)])

@@ -74,11 +74,7 @@ def _wrong_edges(work: Work, events: Events, guessed: Guess, edges: Edges) -> Ar
 def _after(work: Work, states: Array, tokens: Array) -> Array:
     """Return the numbers of what tokens make of states."""
     keys, inverse = np.unique(states << TOKEN_BITS | tokens, return_inverse=True)
-    numbered, mask = work.numbered, (1 << TOKEN_BITS) - 1
-    found = [
-        numbered.number(numbered.after(key >> TOKEN_BITS, key & mask)) for key in keys.tolist()
-    ]
-    return np.array(found, np.int64)[inverse]
+    return np.array(list(map(work.numbered.step, keys.tolist())), np.int64)[inverse]
 
 
 def _confirm_reached(work: Work, events: Events, sources: Array, targets: Array) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from fullframe.track.bulk.confirm import confirm_denials, confirm_guess, confirm_labels
 from fullframe.track.bulk.events import events_of, find_edges, is_inside
 from fullframe.track.bulk.guess import DEAD, guess, posts_of
+from fullframe.track.bulk.mend import mend
 from fullframe.track.bulk.numbered import Array, NumberedStates
 from fullframe.track.bulk.work import BulkClient, Events, Labels, Work
 from fullframe.track.classify import Classifier
@@ -92,9 +93,11 @@ class BulkFollower:
         work = Work(self._numbered, batch, labels, client, self._fillers, good, nothing)
         events = events_of(work)
         edges = find_edges(work, events)
+        followed = work.good.copy()
         guessed = guess(work, events, edges)
-        pre, post = guessed.pre, posts_of(events, guessed)
         confirm_guess(work, events, guessed, edges)
+        mend(work, events, guessed, edges, np.flatnonzero(followed & ~work.good))
+        pre, post = guessed.pre, posts_of(events, guessed)
         confirm_labels(work, events, pre, post)
         confirm_denials(work, events, pre)
         states = self._numbered.states

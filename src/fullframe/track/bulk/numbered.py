@@ -21,9 +21,13 @@ NO_TOKEN: Final = (1 << 30) - 1
 SETTLES: Final = 1 << 30
 #: Bits of a token, where it is part of a longer key.
 TOKEN_BITS: Final = 31
+_TOKEN_MASK: Final = (1 << TOKEN_BITS) - 1
 
-#: What is remembered of states together with sequences of tokens, at most.
+#: What is remembered of states together with sequences of tokens, at most: how many, their bytes.
 _MOST_SPANS: Final = 1 << 16
+_MOST_SPAN_BYTES: Final = 1 << 25
+#: Pairs of a state and a token, at most; about 150 bytes each.
+_MOST_STEPS: Final = 1 << 18
 
 
 class NumberedStates:
@@ -49,14 +53,19 @@ class NumberedStates:
         self.states: list[State] = []
         self._numbers: dict[State, int] = {}
         self.spans: dict[tuple[int, bytes], tuple[array[int], int]] = {}
-        self._kept: dict[int, bool] = {}
+        self._span_bytes = 0
+        self._steps: dict[int, int] = {}
+        self._settled: dict[int, int] = {}
         self._implied: dict[int, bool] = {}
+        self._joined: dict[int, int] = {}
         self.effects: dict[int, Effect] = {}
         self.moves_frame = np.zeros(1, bool)
 
     def begin(self, batch: Batch) -> None:
         """Take up the effects of a batch; keep memory bounded."""
-        if self._generation != self.space.generation or len(self.spans) > _MOST_SPANS:
+        too_many = len(self.spans) > _MOST_SPANS or len(self._steps) > _MOST_STEPS
+        too_large = self._span_bytes > _MOST_SPAN_BYTES
+        if too_many or too_large or self._generation != self.space.generation:
             self._forget()
         self.effects = batch.effects
         highest = max(batch.effects, default=0)
@@ -75,7 +84,10 @@ class NumberedStates:
 
     def settled(self, number: int) -> int:
         """Return the number of what a state settles to."""
-        return self.number(self.space.settle(self.states[number]))
+        found = self._settled.get(number)
+        if found is None:
+            found = self._settled[number] = self.number(self.space.settle(self.states[number]))
+        return found
 
     def token(self, effect: Effect | None) -> int:
         """Return what settles a state and then has an effect."""
@@ -89,32 +101,53 @@ class NumberedStates:
         found = self.spans.get((number, tokens))
         if found is None:
             before = array("i")
-            state = self.states[number]
+            steps, step, state = self._steps, self.step, number
             for token in np.frombuffer(tokens, np.int32).tolist():
-                if token & SETTLES:
-                    state = self.space.settle(state)
-                before.append(self.number(state))
-                state = self._after(state, token)
-            found = self.spans[number, tokens] = (before, self.number(state))
+                if token >= SETTLES:
+                    state = self.settled(state)
+                before.append(state)
+                key = state << TOKEN_BITS | token
+                after = steps.get(key)
+                state = step(key) if after is None else after
+            found = self.spans[number, tokens] = (before, state)
+            # The tokens, and as many numbers.
+            self._span_bytes += 2 * len(tokens)
         return found
-
-    def _after(self, state: State, token: int) -> State:
-        if token & SETTLES:
-            state = self.space.settle(state)
-        effect = token & ~SETTLES
-        return state if effect == NO_TOKEN else self.effects[effect].after(self.space, state)
 
     def after(self, number: int, token: int) -> State:
         """Return what a token makes of a state."""
-        return self._after(self.states[number], token)
+        return self.states[self.step(number << TOKEN_BITS | token)]
+
+    def step(self, key: int) -> int:
+        """Return the number of what a token (the low bits of the key) makes of a state."""
+        found = self._steps.get(key)
+        if found is None:
+            number, token = key >> TOKEN_BITS, key & _TOKEN_MASK
+            state = self.states[number]
+            if token & SETTLES:
+                state = self.space.settle(state)
+            effect = token & ~SETTLES
+            if effect != NO_TOKEN:
+                state = self.effects[effect].after(self.space, state)
+            found = self._steps[key] = self.number(state)
+        return found
+
+    def step_by(self, number: int, tokens: bytes, place: int) -> int:
+        """Return the number of what one of a row of tokens makes of a state."""
+        (token,) = np.frombuffer(tokens, np.int32, 1, 4 * place).tolist()
+        return self.step(number << TOKEN_BITS | token)
 
     def keeps(self, key: int) -> bool:
         """Return whether a token (the low bits of the key) leaves a state as it is."""
-        found = self._kept.get(key)
+        return self.step(key) == key >> TOKEN_BITS
+
+    def join(self, one: int, other: int) -> int:
+        """Return the number of what holds in both of two states."""
+        key = one << 32 | other
+        found = self._joined.get(key)
         if found is None:
-            number, token = key >> TOKEN_BITS, key & ((1 << TOKEN_BITS) - 1)
-            state = self.states[number]
-            found = self._kept[key] = self._after(state, token) is state
+            joined = self.space.join(self.states[one], self.states[other])
+            found = self._joined[key] = self.number(joined)
         return found
 
     def implies(self, key: int) -> bool:
