@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fullframe.track import CFA_REGION, OTHER, Follower, decode
 from fullframe.track.bulk import BulkFollower, labels_of
 from fullframe.track.passing import Fillers
-from fullframe.track.streams import StreamReader
+from fullframe.track.reader import StreamReader
 from fullframe.track.values import entry
 from fullframe.x86.registers import BP, BX, SP
 from tests.track.test_streams import _CLASSIFIERS, PIECES, REACHED, _Alone, laid_out, programs

@@ -81,7 +81,11 @@ def test_simplified_effects_do_the_same(bits, data):
         ("48 83 e3 f0", ("clobber", 3)),  # and $-16, %rbx
         ("48 0f 44 df", ("clobber", 3)),  # cmovz %rdi, %rbx
         ("48 89 7c 24 08", ("store", (4, 8, False), None, 8)),  # mov %rdi, 8(%rsp)
+        ("57", ("push", None, 8)),  # push %rdi
+        ("5f", ("pop", None, 8)),  # pop %rdi
         # These move what is kept.
+        ("53", ("push", 3, 8)),  # push %rbx
+        ("5b", ("pop", 3, 8)),  # pop %rbx
         ("48 89 eb", ("copy", 3, 5)),  # mov %rbp, %rbx
         ("48 8d 5d 00", ("lea", 3, (5, 0, False))),  # lea (%rbp), %rbx: the same
         ("48 83 c3 00", ("add", 3, 0)),  # add $0, %rbx

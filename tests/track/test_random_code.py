@@ -26,8 +26,9 @@ from fullframe.track import (
     decode,
 )
 from fullframe.track.effects import Effect
+from fullframe.track.reader import StreamReader
 from fullframe.track.straight import Changes
-from fullframe.track.streams import Extent, StreamReader
+from fullframe.track.streams import Extent
 from fullframe.x86.registers import BP, IP, SP, machine
 from tests.track.random_code import RandomCode, random_functions
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fullframe.track import Classifier, StateSpace, decode, listing, streams
-from fullframe.track.streams import LEADER, StreamReader
+from fullframe.track import Classifier, StateSpace, decode, listing, reader, streams
+from fullframe.track.reader import StreamReader
+from fullframe.track.streams import LEADER
 from fullframe.x86.registers import I386, X86_64
 
 #: Instructions that matter, some of which have the same bytes in both modes.
@@ -108,7 +109,7 @@ def test_streams_hold_what_decoding_finds(bits, chunk, ranges, high):
         placed.append((begin, one))
         begin += len(one) + 7
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams, "_CHUNK", chunk)
+        patch.setattr(reader, "_CHUNK", chunk)
         batch = StreamReader(classifier).read(placed)
     found = [batch.stream(number) for number in range(len(placed))]
     assert [(stream.begin, stream.code) for stream in found] == placed

@@ -11,9 +11,9 @@ from fullframe.cfi.program import Program
 from fullframe.cfi.shapes import Shape
 from fullframe.track.bulk import BulkFollower
 from fullframe.track.classify import Classifier
+from fullframe.track.reader import StreamReader
 from fullframe.track.state import StateSpace
 from fullframe.track.straight import StraightFollower
-from fullframe.track.streams import StreamReader
 from fullframe.x86.registers import Machine
 
 #: Sets of rows that are kept for functions with the same ones.

@@ -9,7 +9,7 @@ What others build on, and nothing else:
 * :func:`~fullframe.track.listing.decode`: a code range to its boundaries and events;
 * :class:`~fullframe.track.flow.Follower`: the state at every boundary of a listing, by a
   worklist, whatever the control flow;
-* :class:`~fullframe.track.streams.StreamReader` and
+* :class:`~fullframe.track.reader.StreamReader` and
   :class:`~fullframe.track.straight.StraightFollower`: the same for the common case, many ranges
   decoded together and each followed in one pass;
 * :class:`~fullframe.track.bulk.BulkFollower`: many ranges followed together, as most can be;
@@ -26,9 +26,10 @@ from fullframe.track.classify import Classifier
 from fullframe.track.flow import Flow, Follower, Surroundings
 from fullframe.track.jump_tables import TableReader
 from fullframe.track.listing import Listing, decode
+from fullframe.track.reader import StreamReader
 from fullframe.track.state import State, StateSpace
 from fullframe.track.straight import StraightFlow, StraightFollower, StraightSurroundings
-from fullframe.track.streams import Stream, StreamReader
+from fullframe.track.streams import Stream
 from fullframe.track.values import (
     CFA,
     CFA_REGION,

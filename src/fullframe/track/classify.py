@@ -244,6 +244,19 @@ class Classifier:
         effect = self.by_encoding[encoding] = self._look(instruction) or NO_EFFECT
         return effect
 
+    def depends_on_register_only(self, i: Instruction) -> bool:
+        """Return whether the effect depends, besides the code, on the register of operand 0 only.
+
+        Args:
+            i: an instruction whose operand 0 is a general register, not the stack pointer.
+        """
+        if i.mnemonic in (Mnemonic.PUSH, Mnemonic.POP):
+            return True
+        if self.space.narrow_pointers or self.relevance[i.code] != WRITES_OPERAND_0:
+            return False
+        # Of narrower registers, and without a handler, whatever is written is nobody's value.
+        return i.mnemonic not in HANDLERS or SIZE_BYTES[i.op0_register] < self.word_bytes
+
     def _look(self, i: Instruction) -> Effect | None:
         handler = HANDLERS.get(i.mnemonic)
         if handler is not None:

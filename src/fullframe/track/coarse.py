@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fullframe.track.effects import Apply, clobber
-from fullframe.track.stack_effects import store
+from fullframe.track.effects import Apply, Memory, clobber
+from fullframe.track.stack_effects import pop, push, store
 from fullframe.x86.registers import BP, SP, Machine
 
 Key = tuple[object, ...]
@@ -26,15 +26,17 @@ def in_coarse_space(machine: Machine, key: Key, make: Make) -> tuple[Key, Make]:
         key: of the effect.
         make: makes it.
     """
-    kind = key[0]
-    if kind == "store":
-        _, memory, source, size = key
-        if source is not None and source not in (*machine.callee_saved, SP):
-            return ("store", memory, None, size), lambda: store(memory, None, size)  # type: ignore[arg-type]
-        return key, make
-    target = key[1] if len(key) > 1 else None
-    if isinstance(target, int) and _takes_nothing_kept(machine, kind, target, key[2:]):
-        return ("clobber", target), lambda: clobber((target,))
+    kept = (*machine.callee_saved, SP)
+    match key:
+        case ("store", memory, int(source), int(size)) if source not in kept:
+            place: Memory = memory  # type: ignore[assignment]
+            return ("store", memory, None, size), lambda: store(place, None, size)
+        case ("push", int(source), int(size)) if source not in kept:
+            return ("push", None, size), lambda: push(None, size)
+        case ("pop", int(into), int(size)) if into not in kept:
+            return ("pop", None, size), lambda: pop(None, size)
+        case (kind, int(target), *rest) if _takes_nothing_kept(machine, kind, target, tuple(rest)):
+            return ("clobber", target), lambda: clobber((target,))
     return key, make
 
 

@@ -1,38 +1,21 @@
 """Many ranges of code, decoded together: only what matters of each.
 
-Six instructions in ten change nothing that the coarse space keeps, and send control nowhere. To
-look at each of them in a loop of Python's would be most of the work; so decoding, the look at
-``Instruction.code`` and at operand 0, the sorting of branches and the search for their targets
-are done for thousands of instructions at a time, in C and in numpy. What comes out is a
-:class:`Batch`: arrays with an element for each instruction. What is left of one of its ranges is a
-:class:`Stream`: its events, in the order of their addresses.
+:class:`fullframe.track.reader.StreamReader` makes a :class:`Batch`: arrays with an element for each
+instruction. What is left of one of its ranges is a :class:`Stream`: its events, in the order of
+their addresses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain, islice
-from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import numpy as np
-from iced_x86 import Code, Decoder, DecoderOptions, Instruction
+from iced_x86 import Instruction
 
-from fullframe.track.classify import (
-    CONDITIONAL_BRANCH,
-    DIRECT_CALL,
-    DISMISSED,
-    FLOW,
-    FULL_LOOK,
-    NEAR_JUMP,
-    NO_EFFECT,
-    RETURN,
-    UNSEEN,
-    WRITES_OPERAND_0,
-    Classifier,
-)
 from fullframe.track.effects import Effect
+from fullframe.track.encodings import READ_AHEAD_BYTES
 
 # Kinds of events, those that are alike in a row. The payload is in parentheses; addresses are
 # absolute.
@@ -52,22 +35,8 @@ INVALID: Final = 12  #: bytes that are no instruction (None)
 #: Added where a jump within the range leads: control arrives from elsewhere too.
 LEADER: Final = 16
 
-#: Bytes of ranges decoded together, and instructions held as objects at once.
+#: Bytes of ranges decoded together.
 BATCH_BYTES: Final = 1 << 18
-_CHUNK: Final = 1 << 14
-
-_KIND_OF_LEVEL: Final = {
-    FLOW: OTHER_FLOW,
-    CONDITIONAL_BRANCH: BRANCH,
-    DIRECT_CALL: CALL,
-    NEAR_JUMP: JUMP,
-    RETURN: RETURNS,
-}
-_CODE_OF = attrgetter("code")
-_OPERAND_0_OF = attrgetter("op0_register")
-_BASE_OF = attrgetter("memory_base")
-_TARGET_OF = attrgetter("near_branch_target")
-_NUMBER_OF = attrgetter("number")
 
 _Array = np.ndarray[Any, Any]
 
@@ -146,117 +115,13 @@ class Stream(Extent):
         self.strays = False
 
 
-class StreamReader:
-    """Reads streams for one classifier.
-
-    Args:
-        classifier: of the coarse space. (The precise one follows what this leaves out.)
-    """
-
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
-        self._bits = classifier.space.machine.bits
-        self._relevance = np.frombuffer(classifier.relevance, dtype=np.int8)
-        self._register = np.frombuffer(classifier.tracked_register, dtype=np.uint8)
-        self._base = np.frombuffer(classifier.tracked_base, dtype=np.uint8)
-
-    def read(self, ranges: Sequence[tuple[int, bytes]]) -> Batch:
-        """Decode some ranges.
-
-        Args:
-            ranges: (address, code) of each; about ``BATCH_BYTES`` together are the fastest.
-        """
-        decoders = (Decoder(self._bits, code, DecoderOptions.NONE, begin) for begin, code in ranges)
-        every = chain.from_iterable(decoders)
-        batch = Batch(ranges, self._classifier.effects)
-        while chunk := list(islice(every, _CHUNK)):
-            self._look(chunk, batch)
-        batch.sort_jumps()
-        return batch
-
-    def _look(self, chunk: list[Instruction], batch: Batch) -> None:
-        """Find the events among the instructions that follow those already in a batch."""
-        classifier = self._classifier
-        count = len(chunk)
-        codes = np.fromiter(map(_CODE_OF, chunk), np.uint16, count)
-        lengths = np.frombuffer(bytes(map(len, chunk)), np.uint8)
-        levels = self._relevance[codes]
-        unseen = np.flatnonzero(levels == UNSEEN)
-        if len(unseen):
-            for code, first in zip(*np.unique(codes[unseen], return_index=True), strict=True):
-                if code != Code.INVALID:
-                    classifier.look_at_code(chunk[unseen[first]])
-            levels = self._relevance[codes]
-        kinds = _KINDS[levels]
-        kinds[codes == Code.INVALID] = INVALID
-        targets = np.zeros(count, np.uint64)
-        jumps = np.flatnonzero((kinds >= BRANCH) & (kinds <= CALL))
-        if len(jumps):
-            targets[jumps] = _gather(_TARGET_OF, chunk, jumps, np.uint64)
-        ends = np.cumsum(lengths, dtype=np.int64) + batch.size
-        self._effects(chunk, batch, levels, kinds, ends - lengths, ends)
-        for index in np.flatnonzero(kinds == OTHER_FLOW).tolist():
-            batch.flows[batch.count + index] = chunk[index]
-        batch.add(kinds, lengths, targets, int(ends[-1]))
-
-    def _effects(
-        self,
-        chunk: list[Instruction],
-        batch: Batch,
-        levels: _Array,
-        kinds: _Array,
-        starts: _Array,
-        ends: _Array,
-    ) -> None:
-        """Mark and look up what changes a state; most that only write operand 0 do not."""
-        looked_at = levels == FULL_LOOK
-        writes = np.flatnonzero(levels == WRITES_OPERAND_0)
-        if len(writes):
-            written = _gather(_OPERAND_0_OF, chunk, writes, np.uint16)
-            looked_at[writes[self._register[written] != 0]] = True
-            stores = writes[written == 0]
-            if len(stores):
-                bases = _gather(_BASE_OF, chunk, stores, np.uint16)
-                looked_at[stores[self._base[bases] != 0]] = True
-        indices = np.flatnonzero(looked_at)
-        places = map(slice, starts[indices].tolist(), ends[indices].tolist())
-        encodings = list(map(batch.blob.__getitem__, places))
-        known = self._classifier.by_encoding
-        effects = list(map(known.get, encodings))
-        if None in effects:
-            effect_of = self._classifier.effect_of
-            for number, effect in enumerate(effects):
-                if effect is None:
-                    encoding = encodings[number]
-                    effects[number] = known.get(encoding) or effect_of(
-                        chunk[int(indices[number])], encoding
-                    )
-        numbers = np.fromiter(map(_NUMBER_OF, effects), np.int64, len(effects))
-        some = numbers != NO_EFFECT.number
-        found = indices[some]
-        kinds[found] = EFFECT
-        batch.add_effects(found, numbers[some])
-
-
-#: Kind by what a code needs (``UNSEEN`` is the last); of what needs a look, more has to be known.
-_KINDS: Final = np.zeros(256, np.uint8)
-for _level, _kind in _KIND_OF_LEVEL.items():
-    _KINDS[_level] = _kind
-
-
-def _gather(getter: attrgetter[Any], chunk: list[Any], indices: _Array, kind: Any) -> _Array:
-    """Return an attribute of some instructions as an array."""
-    if len(indices) == 1:
-        return np.array([getter(chunk[int(indices[0])])], kind)
-    return np.fromiter(map(getter, itemgetter(*indices.tolist())(chunk)), kind, len(indices))
-
-
 class Batch:
     """Several ranges of code, decoded together: arrays with an element for each instruction.
 
     Places are offsets in bytes from the begin of the first range's code, all codes laid end to end.
 
     Args:
+        bits: of the machine, 64 or 32: addresses wrap around there.
         ranges: (address, code) of each.
         effects: by number.
 
@@ -264,6 +129,8 @@ class Batch:
         ranges: those.
         effects: those.
         blob: their codes, end to end.
+        data: the same, and a few bytes more.
+        is_end: of each place, whether a range ends there.
         kinds: what each instruction is: ``NOTHING``, ``EFFECT``, ...
         lengths: in bytes.
         starts: place of each instruction.
@@ -283,10 +150,14 @@ class Batch:
         flows: index to instruction, of rarer transfers of control.
     """
 
-    def __init__(self, ranges: Sequence[tuple[int, bytes]], effects: dict[int, Effect]) -> None:
+    def __init__(
+        self, bits: int, ranges: Sequence[tuple[int, bytes]], effects: dict[int, Effect]
+    ) -> None:
+        self._highest = np.uint64((1 << bits) - 1)
         self.ranges = ranges
         self.effects = effects
         self.blob = b"".join([code for _, code in ranges])
+        self.data = np.frombuffer(self.blob + bytes(READ_AHEAD_BYTES), np.uint8)
         self.count = 0
         self.size = 0
         self.flows: dict[int, Instruction] = {}
@@ -295,10 +166,19 @@ class Batch:
         self.sizes = np.array([len(code) for _, code in ranges], np.int64)
         self.offsets = np.cumsum(self.sizes) - self.sizes
         self.begins = np.array([begin for begin, _ in ranges], np.uint64)
+        self.is_end = np.zeros(len(self.blob) + 1, bool)
+        self.is_end[self.offsets + self.sizes] = True
 
-    def add(self, kinds: _Array, lengths: _Array, targets: _Array, size: int) -> None:
-        """Append a chunk's instructions; ``size`` is where they end."""
-        self._parts.append((kinds, lengths, targets))
+    def add(self, kinds: _Array, lengths: _Array, distances: _Array, size: int) -> None:
+        """Append a chunk's instructions.
+
+        Args:
+            kinds: of each.
+            lengths: of each, in bytes.
+            distances: of each that is a near jump or call: how far from behind it it leads.
+            size: where the last ends.
+        """
+        self._parts.append((kinds, lengths, distances))
         self.count += len(kinds)
         self.size = size
 
@@ -308,8 +188,8 @@ class Batch:
 
     def sort_jumps(self) -> None:
         """Tell jumps forward, backward and out of their range apart; find where they lead."""
-        nothing = (np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.uint64))
-        kinds, self.lengths, self.targets = (
+        nothing = (np.zeros(0, np.uint8), np.zeros(0, np.uint8), np.zeros(0, np.int64))
+        kinds, self.lengths, distances = (
             np.concatenate(part) for part in zip(*(self._parts or [nothing]), strict=True)
         )
         none = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -327,6 +207,9 @@ class Batch:
         self.strays = np.zeros(len(self.ranges), bool)
         jumps = np.flatnonzero((kinds >= BRANCH) & (kinds <= CALL))
         owners = self.owners[jumps]
+        self.targets = np.zeros(self.count, np.uint64)
+        behind = starts[jumps] + self.lengths[jumps] - self.offsets[owners] + distances[jumps]
+        self.targets[jumps] = (behind.astype(np.uint64) + self.begins[owners]) & self._highest
         relative = self.targets[jumps] - self.begins[owners]  # unsigned: below the begin is far up
         inside = relative < self.sizes[owners].astype(np.uint64)
         place = np.where(inside, relative, np.uint64(0)).astype(np.int64) + self.offsets[owners]
@@ -394,4 +277,4 @@ class Batch:
         return (self.index_at >= 0).tobytes()
 
 
-__all__ = ["BATCH_BYTES", "DISMISSED", "LEADER", "Batch", "Extent", "Stream", "StreamReader"]
+__all__ = ["BATCH_BYTES", "LEADER", "Batch", "Extent", "Stream"]
