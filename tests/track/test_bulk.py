@@ -9,7 +9,7 @@ from fullframe.track import CFA_REGION, OTHER, Follower, decode
 from fullframe.track.bulk import BulkFollower, labels_of
 from fullframe.track.passing import Fillers
 from fullframe.track.reader import StreamReader
-from fullframe.track.values import entry
+from fullframe.track.values import address, entry
 from fullframe.x86.registers import BP, BX, SP
 from tests.track.test_streams import _CLASSIFIERS, PIECES, REACHED, _Alone, laid_out, programs
 
@@ -19,10 +19,11 @@ BEGIN = 0x1000
 class _Client:
     """Everything that is claimed holds; nothing is known of the surroundings."""
 
-    def __init__(self, count, tables=None, sites=None, holds=None):
+    def __init__(self, count, tables=None, sites=None, holds=None, functions=()):
         self.has_call_sites = np.full(count, bool(sites))
         self.tables = tables or {}
         self.sites = sites or []
+        self.functions = np.array(functions, np.uint64)
         self.asked = []
         self._holds = holds or (lambda state, label: True)
 
@@ -34,6 +35,12 @@ class _Client:
 
     def call_sites(self, number):
         return self.sites
+
+    def is_like_entry(self, state):
+        return state.stack_pointer is address(CFA_REGION, -8)
+
+    def are_functions(self, addresses):
+        return np.isin(addresses, self.functions)
 
     def holds(self, state, label):
         self.asked.append((state, label))
@@ -282,6 +289,16 @@ def test_jumps_out_of_the_function_bring_their_states():
     assert [(target, source, stack_pointer(state)) for target, source, state in exits] == [
         (BEGIN + 0x23, BEGIN + 1, "CFA-16"),
         (BEGIN + 0x26, BEGIN + 4, "CFA-8"),
+    ]
+
+
+def test_tail_calls_bring_nothing():
+    # push %rbx; je +0x20; pop %rbx; je +0x20; jmp +0x28
+    places = [BEGIN + 0x23, BEGIN + 0x26]
+    _, exits, _ = one("53 7420 5b 7420 eb28", ([0, 1, 4], [0, 1, 0]), functions=places)
+    assert [(target, source, stack_pointer(state)) for target, source, state in exits] == [
+        (BEGIN + 0x23, BEGIN + 1, "CFA-16"),  # in another state than at entry
+        (BEGIN + 0x30, BEGIN + 6, "CFA-8"),  # no function begins there
     ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from fullframe.cfi.call_sites import CallSites
 from fullframe.cfi.claim_rows import ClaimRows
 from fullframe.cfi.claims import PROVED
+from fullframe.cfi.entries import is_like_entry
 from fullframe.cfi.facts import ImageFacts
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.results import FunctionResult, all_proved
@@ -23,6 +24,7 @@ from fullframe.cfi.straight import StraightContext
 from fullframe.cfi.trampolines import find_trampoline
 from fullframe.errors import FullframeError
 from fullframe.track.bulk import BulkFlow, labels_of
+from fullframe.track.bulk.numbered import Array
 from fullframe.track.state import State, TooComplexError
 from fullframe.track.streams import BATCH_BYTES, Batch, Extent, Stream
 
@@ -172,6 +174,14 @@ class _Client:
     def call_sites(self, number: int) -> list[tuple[int, int, int]]:
         """See :class:`fullframe.track.bulk.BulkClient`."""
         return self._sites[number].with_pads()
+
+    def is_like_entry(self, state: State) -> bool:
+        """See :class:`fullframe.track.bulk.BulkClient`."""
+        return is_like_entry(self._facts.engine.machine.callee_saved, state)
+
+    def are_functions(self, addresses: Array) -> Array:
+        """See :class:`fullframe.track.bulk.BulkClient`."""
+        return self._facts.code.are_begins(addresses)
 
     def holds(self, state: State, label: int) -> bool:
         """See :class:`fullframe.track.bulk.BulkClient`."""

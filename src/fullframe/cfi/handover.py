@@ -185,7 +185,7 @@ class Handover:
         target, address = jump
         rows = rows_of(receiver)
         distance = target - receiver.begin
-        claim = next((claim for offset, claim in reversed(rows) if offset <= distance), None)
+        claim = rows.at(distance)
         if claim is None or claim.reads_ip:
             return False
         precise = self._space

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind
 
 from fullframe.cfi.code import NamedCode
@@ -25,6 +28,19 @@ class ImageCode(NamedCode):
         self._begins = [fde.begin for fde in fdes]
         self.got = _got_address(image)
         self._stubs: dict[int, bool] = {}
+
+    def are_begins(self, addresses: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return at which of some addresses an FDE begins."""
+        begins = self._begin_array
+        if not len(begins):
+            return np.zeros(len(addresses), bool)
+        places = np.minimum(np.searchsorted(begins, addresses), len(begins) - 1)
+        found: np.ndarray[Any, Any] = begins[places] == addresses
+        return found
+
+    @cached_property
+    def _begin_array(self) -> np.ndarray[Any, Any]:
+        return np.array(self._begins, np.uint64)
 
     def covering(self, address: int) -> Fde | None:
         """Return the FDE whose range covers an address."""

@@ -40,7 +40,10 @@ class BulkFlow:
     _exits: dict[int, list[tuple[int, int, State]]] = field(default_factory=dict)
 
     def exits(self, number: int) -> list[tuple[int, int, State]]:
-        """Return (target outside the range, address of the jump, state) of one range."""
+        """Return (target outside the range, address of the jump, state) of one range.
+
+        Tail calls are left out.
+        """
         return self._exits.get(number, [])
 
     def changes(self, number: int) -> Changes:
@@ -110,11 +113,19 @@ def _find_exits(work: Work, flow: BulkFlow, events: Events, pre: Array) -> None:
     """Note what jumps out of the ranges, near and by tables."""
     batch, states = work.batch, work.numbered.states
     out = (events.kinds == JUMP_OUT) | (events.kinds == BRANCH_OUT)
-    for event in np.flatnonzero(out & ~events.dead & (pre >= 0)).tolist():
-        index, number = int(events.indices[event]), int(events.owners[event])
-        source = batch.ranges[number][0] + int(events.starts[event] - batch.offsets[number])
-        found = flow._exits.setdefault(number, [])
-        found.append((int(batch.targets[index]), source, states[int(pre[event])]))
+    out &= ~events.dead & (pre >= 0)
+    out[out] = ~_are_tail_calls(work, batch.targets[events.indices[out]], pre[out])
+    leaving = np.flatnonzero(out)
+    numbers = events.owners[leaving]
+    for number, target, source, state in zip(
+        numbers.tolist(),
+        batch.targets[events.indices[leaving]].tolist(),
+        (events.starts[leaving] - batch.offsets[numbers]).tolist(),
+        pre[leaving].tolist(),
+        strict=True,
+    ):
+        source += batch.ranges[number][0]
+        flow._exits.setdefault(number, []).append((target, source, states[state]))
     if not work.tables:
         return
     flows = np.flatnonzero((events.kinds == OTHER_FLOW) & ~events.dead & (pre >= 0))
@@ -126,6 +137,15 @@ def _find_exits(work: Work, flow: BulkFlow, events: Events, pre: Array) -> None:
             source, state = batch.flows[index].ip, states[int(pre[event])]
             found = flow._exits.setdefault(number, [])
             found += [(target, source, state) for target in outside]
+
+
+def _are_tail_calls(work: Work, targets: Array, states: Array) -> Array:
+    """Return which jumps enter a function in a state as at entry."""
+    found, inverse = np.unique(states, return_inverse=True)
+    known = work.numbered.states
+    like_entry = [work.client.is_like_entry(known[state]) for state in found.tolist()]
+    result: Array = np.array(like_entry, bool)[inverse] & work.client.are_functions(targets)
+    return result
 
 
 def labels_of(parts: Sequence[tuple[int, Sequence[int], Sequence[int]]]) -> Labels:

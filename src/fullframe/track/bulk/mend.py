@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from array import array
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -24,21 +24,12 @@ from fullframe.track.state import TooComplexError
 _MOST_TURNS: Final = 8
 
 
-class _Block(NamedTuple):
-    """Events that follow each other, where control arrives only at the first.
-
-    Attributes:
-        begin: the first.
-        stop: behind the last.
-        goes_on: whether control goes on to the next block.
-        jumps: (event, counted from the first; number of the block that it leads to, counted from
-            the function's first; whether it is the way of an exception).
-    """
-
-    begin: int
-    stop: int
-    goes_on: bool
-    jumps: list[tuple[int, int, bool]]
+#: A way out of a block: (event, counted from its first; number of the block that it leads to,
+#: counted from the function's first; whether it is the way of an exception).
+_Jump = tuple[int, int, bool]
+#: Events that follow each other, where control arrives only at the first: (the first, behind the
+#: last, whether control goes on to the next block, the ways out). No NamedTuple: there are many.
+_Block = tuple[int, int, bool, list[_Jump]]
 
 
 def mend(work: Work, events: Events, guessed: Guess, edges: Edges, owners: Array) -> None:
@@ -61,10 +52,12 @@ def mend(work: Work, events: Events, guessed: Guess, edges: Edges, owners: Array
             found = _follow(work.numbered, tokens, blocks)
             if found is None:
                 continue
-            guessed.pre[np.searchsorted(events.owners, owner) : blocks[-1].stop] = DEAD
-            for block, (before, after) in zip(blocks, found, strict=True):
-                guessed.pre[block.begin : block.stop] = before
-                ends.append((block.stop - 1, after))
+            low, high = np.searchsorted(events.owners, (owner, owner + 1)).tolist()
+            states = array("i", (DEAD,)) * (high - low)
+            for (begin, stop, _, _), (before, after) in zip(blocks, found, strict=True):
+                states[begin - low : stop - low] = before
+                ends.append((stop - 1, after))
+            guessed.pre[low:high] = states
             is_mended[owner] = True
     guessed.ends = [end for end in guessed.ends if not is_mended[events.owners[end[0]]]] + ends
     work.good |= is_mended
@@ -86,7 +79,7 @@ def _functions(
     mine = chosen[events.owners[sources]]
     sources, targets, unwinds = sources[mine], targets[mine], unwinds[mine]
     numbers = np.searchsorted(begins, sources, "right") - 1
-    jumps: list[list[tuple[int, int, bool]]] = [[] for _ in range(len(begins))]
+    jumps: list[list[_Jump]] = [[] for _ in range(len(begins))]
     for number, place, target, unwind in zip(
         numbers.tolist(),
         (sources - begins[numbers]).tolist(),
@@ -95,11 +88,13 @@ def _functions(
         strict=True,
     ):
         jumps[number].append((place, target, unwind))
-    blocks = list(map(_Block, begins.tolist(), stops.tolist(), goes_on.tolist(), jumps))
+    blocks = list(
+        zip(begins.tolist(), stops.tolist(), goes_on.tolist(), jumps, strict=True)
+    )
     firsts = np.searchsorted(own, owners).tolist()
     lasts = np.searchsorted(own, owners, "right").tolist()
     for owner, first, last in zip(owners.tolist(), firsts, lasts, strict=True):
-        if first < last and events.is_first[blocks[first].begin]:
+        if first < last and events.is_first[blocks[first][0]]:
             yield owner, blocks[first:last]
 
 

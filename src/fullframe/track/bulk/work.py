@@ -38,6 +38,12 @@ class BulkClient(Protocol):
     def call_sites(self, number: int) -> Sequence[tuple[int, int, int]]:
         """Return (begin, end, landing pad) of a range's call sites that have one, ascending."""
 
+    def is_like_entry(self, state: State) -> bool:
+        """Return whether a state looks as at a function's entry."""
+
+    def are_functions(self, addresses: Array) -> Array:
+        """Return at which addresses functions begin; jumps there as at entry are tail calls."""
+
     def holds(self, state: State, label: int) -> bool:
         """Return whether what a label stands for is proved in a state."""
 
