@@ -37,7 +37,7 @@ from fullframe.cfi.visit import Visitor
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
 from fullframe.track.calls import Callees
-from fullframe.track.listing import decode, is_filler
+from fullframe.track.listing import FILLER_BYTES, decode
 from fullframe.track.state import TooComplexError
 
 #: A function is followed at most this often as other functions' jumps into it come to light.
@@ -290,12 +290,12 @@ class ImageChecker:
 
     def _comes_last(self, fde: Fde) -> bool:
         try:
-            body = bytes(self.image.read(fde.begin, 1))
+            body = self.image.read(fde.begin, 1)
         except FullframeError:
             return False
-        if fde.begins_as_cie and not is_filler(self.engine.machine.bits, body):
+        if fde.begins_as_cie and body[0] not in FILLER_BYTES:
             return not self.facts.entries.is_called_by(fde.cie)
-        return self.facts.entries.is_fragment(fde, self.engine.rows_of(fde), body)
+        return self.facts.entries.is_fragment(fde, self.engine.rows_of(fde), bytes(body))
 
 
 def _distinct(tables: list[FrameTable]) -> list[Fde]:

@@ -257,6 +257,18 @@ class Classifier:
         # Of narrower registers, and without a handler, whatever is written is nobody's value.
         return i.mnemonic not in HANDLERS or SIZE_BYTES[i.op0_register] < self.word_bytes
 
+    def loads_word(self, i: Instruction) -> bool:
+        """Return whether an instruction loads a whole register from memory.
+
+        In the coarse space what is loaded counts only if it comes from the frame.
+        """
+        return (
+            i.mnemonic == Mnemonic.MOV
+            and i.op1_kind == OpKind.MEMORY
+            and not self.space.narrow_pointers
+            and self.whole_register(i, 0) is not None
+        )
+
     def _look(self, i: Instruction) -> Effect | None:
         handler = HANDLERS.get(i.mnemonic)
         if handler is not None:

@@ -20,6 +20,8 @@ _Array = np.ndarray[Any, Any]
 SIGNATURES: Final = 1 << 17
 #: Bytes that may be read behind the first of the last instruction.
 READ_AHEAD_BYTES: Final = 8
+#: Encodings that are not longer are told apart by :func:`keys_of`.
+LONGEST_KEY_BYTES: Final = 8
 #: Stands for a register that is none.
 NO_REGISTER: Final = 255
 
@@ -143,6 +145,24 @@ def encodings_of(data: _Array, starts: _Array, bits: int) -> Encodings:
     fields *= _HAS_MODRM[opcodes]
     signatures = opcodes << 8 | (fields << 4 | prefixes << 1 | (rex >> 3 & 1))
     return Encodings(signatures, ~odd, rex, last, modrm, data[places + 1])
+
+
+_KEY_MASKS: Final = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
+
+
+def keys_of(data: _Array, starts: _Array, ends: _Array) -> _Array:
+    """Return a number for each instruction that tells its encoding.
+
+    No encoding is how another begins: zeros in place of what is not there mix none up.
+
+    Args:
+        data: the bytes, contiguous.
+        starts: where in them each instruction starts.
+        ends: where it ends, ``LONGEST_KEY_BYTES`` behind at the most.
+    """
+    words: _Array = np.ndarray(len(data) - 7, "<u8", data, strides=(1,))
+    keys: _Array = words[starts] & _KEY_MASKS[ends - starts]
+    return keys
 
 
 #: Where an operand is: the register in the ModRM byte's ``reg`` or ``rm``, or in the opcode; memory

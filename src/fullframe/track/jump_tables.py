@@ -43,6 +43,8 @@ _NEAR_BYTES: Final = 4096
 _ENTRIES_TOGETHER: Final = 64
 #: Functions of which is remembered what reading them told.
 _MOST_READINGS: Final = 64
+#: Instructions from a bound check to the jump, at most.
+_MOST_SINCE_BOUND: Final = 24
 #: Entries of all tables of one function.
 _MOST_ENTRIES_TOGETHER: Final = 1 << 17
 #: No table is at a lower address: the file's headers are there, or nothing is.
@@ -199,13 +201,11 @@ class TableReader:
         if known_reading is not None:
             return known_reading
         reader = self._reading()
-        jumps: dict[int, tuple[Known, Bound | None]] = {}
-        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
-            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
-                known = reader.target_of(instruction)
-                if known is not None:
-                    jumps[instruction.ip - begin] = (known, reader.bound())
-            reader.see(instruction)
+        jumps = {
+            address - begin: (known, bound)
+            for address, known, bound in reader.read(code, begin)
+            if known is not None
+        }
         if len(self._readings) >= _MOST_READINGS:
             self._readings.clear()
         self._readings[begin, code] = (jumps, reader)
@@ -221,13 +221,8 @@ class TableReader:
         Returns:
             Target addresses, or None where this much code does not tell a bounded table.
         """
-        reader = self._reading()
-        known = None
-        for instruction in Decoder(self._machine.bits, code, DecoderOptions.NONE, begin):
-            if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
-                known = reader.target_of(instruction)
-            reader.see(instruction)
-        bound = reader.bound()
+        jumps = list(self._reading().read(code, begin))
+        _, known, bound = jumps[-1] if jumps else (begin, None, None)
         if known is None or bound is None:
             return None
         targets, whole = self._entries(known, bound, [])
@@ -300,10 +295,10 @@ class TableReader:
                 return
 
 
-#: What an instruction is to the reading of code, by its code: nothing; a transfer of control; a
-#: comparison; what may limit an index; a pop; what may set a register to an address; what sets one
-#: to anything else.
-_DULL, _FLOW, _COMPARES, _LIMITS, _POPS, _MOVES, _SETS = range(7)
+#: What an instruction is to the reading of code, by its code: nothing; an indirect jump; another
+#: transfer of control; a comparison; what may limit an index; a pop; what may set a register to an
+#: address; what sets one to anything else.
+_DULL, _JUMPS, _FLOW, _COMPARES, _LIMITS, _POPS, _MOVES, _SETS = range(8)
 _SORTS: Final[dict[int, int]] = {}
 _SORT_OF: Final = {
     Mnemonic.CMP: _COMPARES,
@@ -323,7 +318,7 @@ _SORT_OF: Final = {
 def _sort(i: Instruction) -> int:
     """Return what an instruction is to the reading of code; the same for all of its code."""
     if i.flow_control != FlowControl.NEXT:
-        return _FLOW
+        return _JUMPS if i.flow_control == FlowControl.INDIRECT_BRANCH else _FLOW
     if i.op_count == 0 or (
         i.op0_kind == OpKind.REGISTER
         and i.op0_register not in HARDWARE
@@ -349,13 +344,32 @@ class _Reading:
         self.by_register: dict[int, Known] = {}
         self.loaded: dict[int | None, dict[int, None]] = {}
         self._bound: Bound | None = None
-        self._since_bound = 0
+        #: Number of the instruction that it was found at.
+        self._bound_at = 0
         self._compared: int | None = None
 
-    def bound(self) -> Bound | None:
-        return self._bound if self._since_bound < 24 else None
+    def read(self, code: bytes, begin: int) -> Iterator[tuple[int, Known | None, Bound | None]]:
+        """Read code; yield (address, table if known, its bound) of each indirect jump."""
+        sorts = _SORTS
+        for number, i in enumerate(Decoder(self.machine.bits, code, DecoderOptions.NONE, begin)):
+            sort = sorts.get(i.code)
+            if sort is None:
+                sort = sorts[i.code] = _sort(i)
+            if sort == _DULL:
+                continue
+            if sort == _JUMPS:
+                near = number - self._bound_at <= _MOST_SINCE_BOUND
+                yield i.ip, self._target_of(i), self._bound if near else None
+                # The next case: the bases are still there, this table's entry is not.
+                for register, known in list(self.registers.items()):
+                    if known.entry_bytes:
+                        del self.registers[register]
+            elif sort == _FLOW:
+                self._see_flow(i, number)
+            else:
+                self._see(i, sort, number)
 
-    def target_of(self, i: Instruction) -> Known | None:
+    def _target_of(self, i: Instruction) -> Known | None:
         """The table behind an indirect jump, if it is known."""
         if i.op0_kind == OpKind.REGISTER:
             known = self.registers.get(HARDWARE.get(i.op0_register, -1))
@@ -369,17 +383,8 @@ class _Reading:
                 return known
         return None
 
-    def see(self, i: Instruction) -> None:
-        """Follow one instruction."""
-        self._since_bound += 1
-        sort = _SORTS.get(i.code)
-        if sort is None:
-            sort = _SORTS[i.code] = _sort(i)
-        if sort == _DULL:
-            return
-        if sort == _FLOW:
-            self._see_flow(i)
-            return
+    def _see(self, i: Instruction, sort: int, number_of_it: int) -> None:
+        """Follow one instruction that transfers no control."""
         if sort == _COMPARES:
             kind = i.op1_kind
             number = i.immediate(1) if kind not in (OpKind.REGISTER, OpKind.MEMORY) else None
@@ -390,7 +395,7 @@ class _Reading:
             if i.mnemonic == Mnemonic.SUB:  # Clang without optimisation compares by subtracting
                 self._compared = number if number < _MOST_ENTRIES else None
             elif 0 < number < 256 and number & (number + 1) == 0:
-                self._bound, self._since_bound = Bound(number + 1, exact=False), 0
+                self._bound, self._bound_at = Bound(number + 1, exact=False), number_of_it
         if i.op0_kind == OpKind.MEMORY:
             self._store(i)
             return
@@ -410,7 +415,7 @@ class _Reading:
                 self.by_register[target] = value
                 self.loaded.setdefault(target, {})[value.base] = None
 
-    def _see_flow(self, i: Instruction) -> None:
+    def _see_flow(self, i: Instruction, number_of_it: int) -> None:
         flow = i.flow_control
         if flow in (FlowControl.CALL, FlowControl.INDIRECT_CALL):
             for register in list(self.registers):
@@ -422,12 +427,7 @@ class _Reading:
             # Whether something equals a number bounds nothing.
             more = _COUNTED_BEYOND.get(i.mnemonic)
             if more is not None:
-                self._bound, self._since_bound = Bound(self._compared + more), 0
-        elif flow == FlowControl.INDIRECT_BRANCH:
-            # The next case: the bases are still there, this table's entry is not.
-            for register, known in list(self.registers.items()):
-                if known.entry_bytes:
-                    del self.registers[register]
+                self._bound, self._bound_at = Bound(self._compared + more), number_of_it
         elif flow in (FlowControl.RETURN, FlowControl.UNCONDITIONAL_BRANCH):
             # What follows is reached from elsewhere: bases loaded once are still there.
             self.registers = dict(self.by_register)

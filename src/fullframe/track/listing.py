@@ -324,6 +324,10 @@ def _find_equalities(listing: Listing, code: bytes, classifier: Classifier) -> N
             listing.equalities[index] = (condition == ConditionCode.E, one, other)
 
 
+#: Instructions of one byte that only fill space: nop, int3, hlt.
+FILLER_BYTES: Final = frozenset(b"\x90\xcc\xf4")
+
+
 def is_filler(bits: int, encoding: bytes) -> bool:
     """Return whether an instruction only fills space: no control arrives at it on purpose.
 

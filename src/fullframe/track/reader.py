@@ -44,13 +44,16 @@ from fullframe.track.encodings import (
     IN_OPCODE,
     IN_REG,
     IN_RM,
+    LONGEST_KEY_BYTES,
     SIGNATURES,
     Encodings,
     bases_of,
     distances_of,
     encodings_of,
+    keys_of,
     registers_of,
 )
+from fullframe.track.memo import UNKNOWN_ANSWER, Memo
 from fullframe.track.operands import HARDWARE
 from fullframe.track.streams import (
     BRANCH,
@@ -87,7 +90,6 @@ for _level, _kind in {
 _CODE_OF = attrgetter("code")
 _OPERAND_0_OF = attrgetter("op0_register")
 _BASE_OF = attrgetter("memory_base")
-_NUMBER_OF = attrgetter("number")
 
 _Kind = OpCodeOperandKind
 #: Kinds of operand 0 that are general registers, to where they are.
@@ -136,8 +138,12 @@ class StreamReader:
         self._fixed = np.zeros(SIGNATURES, bool)
         #: Row in ``_by_register`` where only the register that is named makes a difference, or 0.
         self._rows = np.zeros(SIGNATURES, np.int32)
+        #: Whether that is so unless memory is addressed through the stack or frame pointer.
+        self._loads = np.zeros(SIGNATURES, bool)
         self._used_rows = 0
         self._by_register = np.full((512, 16), -1, np.int32)
+        #: Numbers of effects by encodings.
+        self._by_key = Memo()
         self._effects = classifier.effects
 
     def read(self, ranges: Sequence[tuple[int, bytes]]) -> Batch:
@@ -150,6 +156,7 @@ class StreamReader:
             # The classifier has forgotten the effects that these numbers are of.
             self._effects = self._classifier.effects
             self._by_register[:] = -1
+            self._by_key.forget()
         decoders = (Decoder(self._bits, code, DecoderOptions.NONE, begin) for begin, code in ranges)
         every = chain.from_iterable(decoders)
         batch = Batch(self._bits, ranges, self._classifier.effects)
@@ -227,7 +234,10 @@ class StreamReader:
                 self._fixed[signature] = self._register[i.op0_register]
             elif i.op0_register in HARDWARE and level == WRITES_OPERAND_0:
                 self._levels[signature] = _ODD
-        elif form != ELSEWHERE and classifier.depends_on_register_only(i):
+        elif form != ELSEWHERE:
+            self._loads[signature] = classifier.loads_word(i)
+            if not self._loads[signature] and not classifier.depends_on_register_only(i):
+                return
             self._used_rows += 1
             self._rows[signature] = self._used_rows
             if self._used_rows == len(self._by_register):
@@ -261,7 +271,10 @@ class StreamReader:
         chosen[stores] = self._hardware_base[bases_of(found, candidates[stores])]
         chosen |= looked_at[candidates]
         rows = self._rows[signatures]
-        plain = np.flatnonzero(chosen & (rows != 0) & (registers != SP))
+        is_plain = chosen & (rows != 0) & (registers != SP)
+        loads = np.flatnonzero(is_plain & self._loads[signatures])
+        is_plain[loads] = ~self._hardware_base[bases_of(found, candidates[loads])]
+        plain = np.flatnonzero(is_plain)
         places, rows, registers = candidates[plain], rows[plain], registers[plain]
         known = self._by_register[rows, registers]
         new = np.flatnonzero(known < 0)
@@ -301,16 +314,23 @@ class StreamReader:
         ends: _Array,
     ) -> None:
         """Find the numbers of effects by the instructions' encodings."""
-        places = map(slice, starts[indices].tolist(), ends[indices].tolist())
-        encodings = list(map(batch.blob.__getitem__, places))
-        effects = list(map(self._classifier.by_encoding.get, encodings))
-        if None in effects:
-            for one, effect in enumerate(effects):
-                if effect is None:
-                    encoding, instruction = encodings[one], chunk[int(indices[one])]
-                    known = self._classifier.by_encoding.get(encoding)
-                    effects[one] = known or self._classifier.effect_of(instruction, encoding)
-        numbers[indices] = np.fromiter(map(_NUMBER_OF, effects), np.int32, len(effects))
+        starts, ends = starts[indices], ends[indices]
+        long = ends - starts > LONGEST_KEY_BYTES
+        keys = keys_of(batch.data, starts[~long], ends[~long])
+        found = np.full(len(indices), UNKNOWN_ANSWER, np.int32)
+        found[~long] = self._by_key.answers(keys)
+        rest = np.flatnonzero(found == UNKNOWN_ANSWER)
+        known, effect_of = self._classifier.by_encoding, self._classifier.effect_of
+        for one, begin, end in zip(
+            rest.tolist(), starts[rest].tolist(), ends[rest].tolist(), strict=True
+        ):
+            encoding = batch.blob[begin:end]
+            effect = known.get(encoding) or effect_of(chunk[int(indices[one])], encoding)
+            found[one] = effect.number
+        new = rest[~long[rest]]
+        if len(new):
+            self._by_key.remember(keys_of(batch.data, starts[new], ends[new]), found[new])
+        numbers[indices] = found
 
     def _effect_of(
         self, instruction: Instruction, batch: Batch, starts: _Array, ends: _Array, index: int

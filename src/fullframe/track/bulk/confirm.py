@@ -10,6 +10,7 @@ import numpy as np
 from fullframe.track.bulk.guess import Guess
 from fullframe.track.bulk.numbered import NO_TOKEN, TOKEN_BITS, Array
 from fullframe.track.bulk.work import Edges, Events, Work
+from fullframe.track.memo import UNKNOWN_ANSWER, Memo
 
 #: Rounds of finding out what control reaches.
 _MOST_ROUNDS: Final = 64
@@ -29,13 +30,17 @@ def confirm_guess(work: Work, events: Events, guessed: Guess, edges: Edges) -> N
     work.fail(events.owners[_wrong_edges(work, events, guessed, edges)])
 
 
-def _wrong(keys: Array, holds: Callable[[int], bool]) -> Array:
+def _wrong(keys: Array, memo: Memo, holds: Callable[[int], bool]) -> Array:
     """Ask once for each different key; return the indices of those that do not hold."""
-    if not len(keys):
-        return np.zeros(0, np.int64)
-    found, inverse = np.unique(keys, return_inverse=True)
-    wrong = np.array([not holds(key) for key in found.tolist()], bool)
-    return np.flatnonzero(wrong[inverse]) if wrong.any() else np.zeros(0, np.int64)
+    keys = keys.astype(np.uint64)
+    asked = np.flatnonzero(memo.answers(keys) == UNKNOWN_ANSWER)
+    if not len(asked):
+        return asked
+    found, inverse = np.unique(keys[asked], return_inverse=True)
+    right = np.array(list(map(holds, found.tolist())), bool)
+    memo.remember(found[right], np.ones(int(right.sum()), np.int32))
+    wrong: Array = asked[~right[inverse]]
+    return wrong
 
 
 def _wrong_effects(work: Work, events: Events, guessed: Guess, live: Array) -> Array:
@@ -48,7 +53,7 @@ def _wrong_effects(work: Work, events: Events, guessed: Guess, live: Array) -> A
     outside = np.flatnonzero(live & (np.cumsum(within[:-1]) == 0) & (events.tokens != NO_TOKEN))
     tokens = events.tokens[outside].astype(np.int64)
     keys = guessed.pre[outside].astype(np.int64) << TOKEN_BITS | tokens
-    wrong: Array = outside[_wrong(keys, work.numbered.keeps)]
+    wrong: Array = outside[_wrong(keys, work.numbered.kept, work.numbered.keeps)]
     return wrong
 
 
@@ -67,7 +72,7 @@ def _wrong_edges(work: Work, events: Events, guessed: Guess, edges: Edges) -> Ar
         targets = np.concatenate((targets, places))
     differ = np.flatnonzero(one != other)
     keys = one[differ] << 32 | other[differ]
-    wrong: Array = targets[differ[_wrong(keys, work.numbered.implies)]]
+    wrong: Array = targets[differ[_wrong(keys, work.numbered.implied, work.numbered.implies)]]
     return wrong
 
 
@@ -139,7 +144,7 @@ def confirm_labels(work: Work, events: Events, pre: Array, post: Array) -> None:
     def holds(key: int) -> bool:
         return client.holds(numbered[key >> 32], key & 0xFFFFFFFF)
 
-    work.fail(owners[different][_wrong(keys[different], holds)])
+    work.fail(owners[different][_wrong(keys[different], work.numbered.held, holds)])
 
 
 def confirm_denials(work: Work, events: Events, pre: Array) -> None:

@@ -122,7 +122,8 @@ def _add_flows(work: Work, tokens: Array, ends_flow: Array, leaders: Array) -> N
         else:
             ends_flow[index] = True
             if instruction.flow_control == FlowControl.INDIRECT_BRANCH:
-                _add_table(work, number, index, instruction, leaders)
+                _add_table(work, number, index, instruction)
+    _lead_to_table_entries(work, leaders)
 
 
 def _sort(work: Work, instruction: Instruction) -> Effect | bool | None:
@@ -173,25 +174,32 @@ def _add_pads(work: Work, leaders: Array) -> None:
     leaders[pads] = True
 
 
-def _add_table(
-    work: Work, number: int, index: int, instruction: Instruction, leaders: Array
-) -> None:
+def _add_table(work: Work, number: int, index: int, instruction: Instruction) -> None:
     batch, places = work.batch, work.labels.places
     row = np.searchsorted(places, batch.starts[index], "right") - 1
     first = np.searchsorted(places, batch.offsets[number])
     label, first_label = int(work.labels.labels[row]), int(work.labels.labels[first])
     targets = work.client.table_targets(number, instruction.ip, label, first_label)
-    if targets is None:
-        return
-    work.tables[index] = targets
     begin, code = batch.ranges[number]
-    for target in targets:
-        if begin <= target < begin + len(code):
-            place = target - begin + int(batch.offsets[number])
-            if batch.index_at[place] < 0:
-                work.good[number] = False
-            else:
-                leaders[batch.index_at[place]] = True
+    end, base = begin + len(code), int(batch.offsets[number]) - begin
+    for target in targets or ():
+        if begin <= target < end:
+            work.table_jumps.append((index, target + base))
+        else:
+            work.table_exits.append((index, target))
+
+
+def _lead_to_table_entries(work: Work, leaders: Array) -> None:
+    """Mark where tables lead within their ranges; what is no instruction's start is left out."""
+    if not work.table_jumps:
+        return
+    jumps, places = np.array(work.table_jumps, np.int64).T
+    targets = work.batch.index_at[places]
+    known = targets >= 0
+    work.fail(work.batch.owners[jumps[~known]])
+    jumps, targets = jumps[known], targets[known]
+    leaders[targets] = True
+    work.table_edges = (jumps, targets)
 
 
 def _end_where_calls_do_not_return(work: Work, events: Events) -> None:
@@ -265,32 +273,11 @@ def find_edges(work: Work, events: Events) -> Edges:
     event_of[events.indices] = np.arange(len(events.indices))
     sources = event_of[batch.jumps]
     targets = event_of[batch.index_at[batch.jump_places]]
-    more = [
-        (event_of[index], event_of[_index_of(work, index, target)])
-        for index, known in work.tables.items()
-        if event_of[index] >= 0
-        for target in known
-        if is_inside(work, index, target)
-    ]
-    if more:
-        one, other = np.array(more, np.int64).T
-        sources, targets = np.concatenate((sources, one)), np.concatenate((targets, other))
+    jumps, entries = work.table_edges
     calls, pads = work.pads
-    unwinds = np.arange(len(sources) + len(calls)) >= len(sources)
-    sources = np.concatenate((sources, event_of[calls]))
-    targets = np.concatenate((targets, event_of[pads]))
+    sources = np.concatenate((sources, event_of[jumps], event_of[calls]))
+    targets = np.concatenate((targets, event_of[entries], event_of[pads]))
+    unwinds = np.arange(len(sources)) >= len(sources) - len(calls)
     kept = (sources >= 0) & (targets >= 0)
     kept[kept] = ~events.dead[sources[kept]]
     return Edges(sources[kept], targets[kept], unwinds[kept])
-
-
-def is_inside(work: Work, index: int, target: int) -> bool:
-    """Return whether an address is in the same range as an instruction, given by its index."""
-    begin, code = work.batch.ranges[int(work.batch.owners[index])]
-    return begin <= target < begin + len(code)
-
-
-def _index_of(work: Work, index: int, target: int) -> int:
-    number = int(work.batch.owners[index])
-    place = target - work.batch.ranges[number][0] + int(work.batch.offsets[number])
-    return int(work.batch.index_at[place])

@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 
 from fullframe.track.bulk.confirm import confirm_denials, confirm_guess, confirm_labels
-from fullframe.track.bulk.events import events_of, find_edges, is_inside
+from fullframe.track.bulk.events import events_of, find_edges
 from fullframe.track.bulk.guess import DEAD, guess, posts_of
 from fullframe.track.bulk.mend import mend
 from fullframe.track.bulk.numbered import Array, NumberedStates
@@ -17,7 +17,7 @@ from fullframe.track.bulk.work import BulkClient, Events, Labels, Work
 from fullframe.track.classify import Classifier
 from fullframe.track.passing import Changes, Fillers
 from fullframe.track.state import State
-from fullframe.track.streams import BRANCH_OUT, JUMP_OUT, OTHER_FLOW, Batch
+from fullframe.track.streams import BRANCH_OUT, JUMP_OUT, Batch
 
 
 @dataclass(slots=True)
@@ -126,17 +126,12 @@ def _find_exits(work: Work, flow: BulkFlow, events: Events, pre: Array) -> None:
     ):
         source += batch.ranges[number][0]
         flow._exits.setdefault(number, []).append((target, source, states[state]))
-    if not work.tables:
-        return
-    flows = np.flatnonzero((events.kinds == OTHER_FLOW) & ~events.dead & (pre >= 0))
-    for event in flows.tolist():
-        index, number = int(events.indices[event]), int(events.owners[event])
-        targets = work.tables.get(index, ())
-        outside = [target for target in targets if not is_inside(work, index, target)]
-        if outside:
+    for index, target in work.table_exits:
+        event = int(np.searchsorted(events.indices, index))
+        here = event < len(events.indices) and events.indices[event] == index
+        if here and not events.dead[event] and pre[event] >= 0:
             source, state = batch.flows[index].ip, states[int(pre[event])]
-            found = flow._exits.setdefault(number, [])
-            found += [(target, source, state) for target in outside]
+            flow._exits.setdefault(int(events.owners[event]), []).append((target, source, state))
 
 
 def _are_tail_calls(work: Work, targets: Array, states: Array) -> Array:

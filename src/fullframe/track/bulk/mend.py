@@ -88,9 +88,7 @@ def _functions(
         strict=True,
     ):
         jumps[number].append((place, target, unwind))
-    blocks = list(
-        zip(begins.tolist(), stops.tolist(), goes_on.tolist(), jumps, strict=True)
-    )
+    blocks = list(zip(begins.tolist(), stops.tolist(), goes_on.tolist(), jumps, strict=True))
     firsts = np.searchsorted(own, owners).tolist()
     lasts = np.searchsorted(own, owners, "right").tolist()
     for owner, first, last in zip(owners.tolist(), firsts, lasts, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 
 from fullframe.track.classify import Classifier
 from fullframe.track.effects import Effect
+from fullframe.track.memo import Memo
 from fullframe.track.state import State
 from fullframe.track.streams import Batch
 from fullframe.track.values import OTHER, Entry
@@ -58,6 +59,8 @@ class NumberedStates:
         self._settled: dict[int, int] = {}
         self._implied: dict[int, bool] = {}
         self._joined: dict[int, int] = {}
+        # Pairs, as of the methods of these names, of which it is remembered that they hold.
+        self.kept, self.implied, self.held = Memo(), Memo(), Memo()
         self.effects: dict[int, Effect] = {}
         self.moves_frame = np.zeros(1, bool)
 

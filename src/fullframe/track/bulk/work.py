@@ -61,6 +61,10 @@ class Labels:
     labels: Array
 
 
+def _no_edges() -> tuple[Array, Array]:
+    return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
 @dataclass(slots=True)
 class Work:
     """One batch, and what has been found out of it.
@@ -74,7 +78,9 @@ class Work:
         good: of each range, whether it is followed still.
         filler_counts: of each range: instructions where no control arrives, which only fill space.
         row_indices: of the instructions where labels begin.
-        tables: index of an indirect jump to where its table leads, by absolute address.
+        table_jumps: (index of an indirect jump, place within its range that its table leads to).
+        table_edges: indices of such jumps, and of the instructions that they lead to.
+        table_exits: (index of such a jump, address outside of its range that its table leads to).
         pads: indices of calls, and of the landing pads of each.
         denied: (event of a call that is taken not to return, the label behind it).
     """
@@ -87,10 +93,10 @@ class Work:
     good: Array
     filler_counts: Array
     row_indices: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    tables: dict[int, list[int]] = field(default_factory=dict)
-    pads: tuple[Array, Array] = field(
-        default_factory=lambda: (np.zeros(0, np.int64), np.zeros(0, np.int64))
-    )
+    table_jumps: list[tuple[int, int]] = field(default_factory=list)
+    table_edges: tuple[Array, Array] = field(default_factory=_no_edges)
+    table_exits: list[tuple[int, int]] = field(default_factory=list)
+    pads: tuple[Array, Array] = field(default_factory=_no_edges)
     denied: list[tuple[int, int]] = field(default_factory=list)
 
     def fail(self, owners: Array) -> None:
