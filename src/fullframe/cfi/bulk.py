@@ -66,6 +66,20 @@ class BulkProver:
         self._read.pop(fde.begin)
         return batch.stream(number)
 
+    def plainly_proved(self, fde: Fde, coming: Iterable[Fde]) -> int | None:
+        """Return how many boundaries a function has that is proved, and hands nothing over.
+
+        None of any other; see :meth:`read`.
+        """
+        begin = fde.begin
+        if begin not in self._read:
+            self._read_together(fde, coming)
+        client, number = self._read[begin]
+        boundaries = client.plainly_proved[number]
+        if boundaries is not None:
+            del self._read[begin]
+        return boundaries
+
     def proved(self, fde: Fde, coming: Iterable[Fde]) -> FunctionResult | None:
         """Return what was proved of a function; None where that is not all; see :meth:`read`."""
         self.read(fde, coming)
@@ -76,6 +90,7 @@ class BulkProver:
         return found
 
     def _read_together(self, fde: Fde, coming: Iterable[Fde]) -> None:
+        self._facts.engine.trim()
         fdes, ranges = [fde], [(fde.begin, self._facts.code.code_of(fde))]
         size = fde.end - fde.begin
         for other in islice(coming, _MOST_TOGETHER):
@@ -104,6 +119,8 @@ class _Client:
         self._sites: dict[int, CallSites] = {}
         self._flow: BulkFlow | None = None
         self._boundaries: list[int | None] = [None] * len(fdes)
+        #: Of each function: its boundaries, if it is proved and nothing leads out of it but calls.
+        self.plainly_proved: list[int | None] = [None] * len(fdes)
 
     def follow(self) -> None:
         """Follow all of the functions that are of the usual kind."""
@@ -126,6 +143,9 @@ class _Client:
                 count if proved else None
                 for count, proved in zip(boundaries, flow.proved.tolist(), strict=True)
             ]
+            self.plainly_proved = self._boundaries.copy()
+            for number in flow.with_exits():
+                self.plainly_proved[number] = None
 
     def _rows_of(self, number: int, fde: Fde) -> ClaimRows | None:
         """Return the rows of a function that is of the usual kind, or None."""

@@ -249,7 +249,10 @@ class ImageChecker:
             self._prepared = True
 
     def check(
-        self, outcome: Callable[[FunctionResult], Outcome], share: Collection[int] | None = None
+        self,
+        outcome: Callable[[FunctionResult], Outcome],
+        share: Collection[int] | None = None,
+        proved: Callable[[int], Outcome] | None = None,
     ) -> dict[int, Outcome]:
         """Check the functions of an image, or a share of them.
 
@@ -258,6 +261,8 @@ class ImageChecker:
                 comes to light that another jumps into it.
             share: where the FDEs to be checked begin; None for all. What jumps from them to
                 others is noted in ``crossings``.
+            proved: what is kept of a function of which all is proved, by how many boundaries it
+                has; None if that depends on more than this.
 
         Returns:
             The outcomes by where the FDE begins; functions whose bytes are missing are left out.
@@ -272,6 +277,11 @@ class ImageChecker:
         while queue:
             fde = queue.popleft()
             queued.discard(fde.begin)
+            if proved is not None:
+                boundaries = self._plainly_proved(fde)
+                if boundaries is not None:
+                    done[fde.begin] = proved(boundaries)
+                    continue
             visits[fde.begin] = visits.get(fde.begin, 0) + 1
             self.engine.trim()
             try:
@@ -287,6 +297,15 @@ class ImageChecker:
             result.changes = None
             done[fde.begin] = outcome(result)
         return done
+
+    def _plainly_proved(self, fde: Fde) -> int | None:
+        """Return the boundaries of a function that is proved and has to do with no other."""
+        if self.thorough or self.handover.at(fde) or self.handover.has_given(fde):
+            return None
+        try:
+            return self._bulk.plainly_proved(fde, self._queue)
+        except FullframeError:
+            return None
 
     def _comes_last(self, fde: Fde) -> bool:
         try:
@@ -327,7 +346,7 @@ def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> Fi
     Returns:
         Counts and findings. Raises InputError where the CFI sections cannot be read at all.
     """
-    from fullframe.cfi.describe import malformed, partly_uncovered, report_of
+    from fullframe.cfi.describe import malformed, partly_uncovered, report_of, report_of_proved
     from fullframe.cfi.shares import check_in_shares
 
     began = time.perf_counter()
@@ -341,7 +360,7 @@ def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> Fi
         with contextlib.suppress(BrokenProcessPool):
             reports = check_in_shares(checker, jobs)
     if reports is None:
-        reports = checker.check(lambda result: report_of(checker, result))
+        reports = checker.check(lambda result: report_of(checker, result), None, report_of_proved)
     for begin in sorted(reports):
         report.add(reports[begin])
     bare = partly_uncovered(checker)

@@ -69,7 +69,7 @@ def report_of(checker: ImageChecker, result: FunctionResult) -> FunctionReport:
         result: the function.
     """
     if result.coarse:
-        return _all_proved(result.boundaries)
+        return report_of_proved(result.boundaries)
     tally = result.tally
     assumed, cannot_tell = tally[Answer.ASSUMED], tally[Answer.CANNOT_TELL]
     return FunctionReport(
@@ -83,8 +83,12 @@ def report_of(checker: ImageChecker, result: FunctionResult) -> FunctionReport:
 
 
 @lru_cache(1 << 14)
-def _all_proved(boundaries: int) -> FunctionReport:
-    """Share the report of functions that have nothing else to report."""
+def report_of_proved(boundaries: int) -> FunctionReport:
+    """Return the report of a function of which all is proved; they share it.
+
+    Args:
+        boundaries: how many it has.
+    """
     return FunctionReport(boundaries, 0, 0, 0)
 
 

@@ -81,9 +81,9 @@ def _check_share(share: frozenset[int]) -> tuple[Reports, list[tuple[int, int]]]
 
 
 def _check(checker: ImageChecker, share: frozenset[int]) -> Reports:
-    from fullframe.cfi.describe import report_of
+    from fullframe.cfi.describe import report_of, report_of_proved
 
-    return checker.check(lambda result: report_of(checker, result), share)
+    return checker.check(lambda result: report_of(checker, result), share, report_of_proved)
 
 
 class Groups:

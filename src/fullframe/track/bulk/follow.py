@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -45,6 +45,10 @@ class BulkFlow:
         Tail calls are left out.
         """
         return self._exits.get(number, [])
+
+    def with_exits(self) -> Collection[int]:
+        """Return the numbers of the ranges that have any."""
+        return self._exits.keys()
 
     def changes(self, number: int) -> Changes:
         """Return (address, state from there on) of one range; None where no control arrives."""
