@@ -15,6 +15,7 @@ import numpy as np
 from fullframe.cfi.direct_calls import CALL_BYTES, are_calls, direct_calls
 from fullframe.cfi.findings import Coverage, Uncovered
 from fullframe.cfi.image_code import ImageCode
+from fullframe.elf.arrays import distinct
 from fullframe.track.passing import Fillers
 
 _Array = np.ndarray[Any, Any]
@@ -150,7 +151,7 @@ def _functions(code: ImageCode, gaps: list[tuple[int, int]], code_bytes: int) ->
         which = np.searchsorted(starts, called, "right") - 1
         inside = (which >= 0) & (called - starts[which] < np.maximum(sizes[which], 1))
         called = called[~inside]
-    found: list[int] = np.union1d(starts, called).tolist()
+    found: list[int] = distinct(np.concatenate((starts, called))).tolist()
     return found
 
 

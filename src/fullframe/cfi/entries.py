@@ -20,6 +20,7 @@ from fullframe.cfi.engine import Engine
 from fullframe.cfi.frames import Cie, Fde
 from fullframe.cfi.image_code import ImageCode
 from fullframe.cfi.inner_entries import InnerEntry, find_inner_entries
+from fullframe.elf.arrays import are_among
 from fullframe.track.listing import is_filler
 from fullframe.track.state import State, StateSpace
 from fullframe.track.values import CFA_REGION, Address, entry
@@ -51,7 +52,7 @@ def called(code: ImageCode, addresses: Iterable[int]) -> frozenset[int]:
     for begin, piece in code.image.executable_pieces(_PIECE_BYTES, CALL_BYTES - 1):
         data = np.frombuffer(piece, np.uint8)
         places, targets = direct_calls(data, begin, code.image.machine.bits)
-        hits = np.isin(targets, wanted)
+        hits = are_among(targets, wanted)
         addresses = [begin + place for place in places[hits].tolist()]
         real = are_calls(code, addresses)
         found.update(

@@ -11,6 +11,7 @@ from iced_x86 import Decoder, FlowControl, Mnemonic, OpKind
 
 from fullframe.cfi.code import NamedCode
 from fullframe.cfi.frames import Fde
+from fullframe.elf.arrays import are_among
 from fullframe.elf.image import AddressError, Image
 from fullframe.errors import FullframeError
 from fullframe.x86.registers import Machine
@@ -31,12 +32,7 @@ class ImageCode(NamedCode):
 
     def are_begins(self, addresses: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return at which of some addresses an FDE begins."""
-        begins = self._begin_array
-        if not len(begins):
-            return np.zeros(len(addresses), bool)
-        places = np.minimum(np.searchsorted(begins, addresses), len(begins) - 1)
-        found: np.ndarray[Any, Any] = begins[places] == addresses
-        return found
+        return are_among(addresses, self._begin_array)
 
     @cached_property
     def _begin_array(self) -> np.ndarray[Any, Any]:

@@ -52,11 +52,14 @@ class References:
     def _places(self) -> NDArray[numpy.uint64]:
         import numpy as np
 
+        from fullframe.elf.arrays import distinct
+
         found = [np.empty(0, np.uint64)]
         if self._image.machine.bits == 64:
             for begin, piece in self._image.executable_pieces(_PIECE_BYTES, _LEA_BYTES - 1):
                 found.append(_referred_to(np.frombuffer(piece, np.uint8), begin))
-        return np.unique(np.concatenate(found))
+        places: NDArray[numpy.uint64] = distinct(np.concatenate(found))
+        return places
 
 
 def _referred_to(code: NDArray[numpy.uint8], begin: int) -> NDArray[numpy.uint64]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fullframe.elf.arrays import distinct
 from fullframe.elf.layout import GOT_ADDRESS
 from fullframe.elf.symbols import Symbol, SymbolTable
 
@@ -219,10 +220,10 @@ class RelocationTable(Mapping[int, list[Relocation]]):
         return first < last
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.unique(self._addresses).tolist())
+        return iter(distinct(self._addresses).tolist())
 
     def __len__(self) -> int:
-        return len(np.unique(self._addresses))
+        return len(distinct(self._addresses))
 
 
 def apply(data: bytearray, batch: RelocationBatch, target_address: int, machine_bits: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fullframe.elf.arrays import distinct
 from fullframe.elf.strings import StringTable
 from fullframe.elf.structures import SHN_ABS, SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, SHN_XINDEX
 
@@ -262,7 +263,7 @@ class FunctionSymbols:
                 & (entries["info"] >> 4 != _LOCAL)
                 & ((visibilities == _DEFAULT) | (visibilities == _PROTECTED))
             )
-        found: npt.NDArray[np.uint64] = np.unique(rows["address"][kept])
+        found: npt.NDArray[np.uint64] = distinct(rows["address"][kept])
         return found
 
     def extents(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
@@ -332,7 +333,7 @@ class FunctionSymbols:
         start = np.searchsorted(self._first_rows, np.arange(len(self._rows)), "right") - 1
         disputed = self._rows["rank"] == first["rank"][start]
         disputed &= self._rows["size"] != first["size"][start]
-        for position in np.unique(start[disputed]).tolist():
+        for position in distinct(start[disputed]).tolist():
             best = self._best_at(position)
             sizes[position] = 0 if best is None else best.size_bytes
         return sizes

@@ -19,6 +19,7 @@ from iced_x86 import (
     FlowControl,
     Instruction,
     InstructionInfoFactory,
+    MemorySizeExt,
     Mnemonic,
     OpAccess,
     OpKind,
@@ -359,8 +360,6 @@ class Classifier:
     # -- operands ----------------------------------------------------------------------------
 
     def _memory_size(self, i: Instruction) -> int:
-        from iced_x86 import MemorySizeExt
-
         return int(MemorySizeExt.size(i.memory_size))
 
     def _memory_operand(self, i: Instruction) -> Memory:

@@ -129,7 +129,7 @@ def clobber(registers: tuple[int, ...]) -> Apply:
         values = list(state.registers)
         for register in registers:
             values[register] = OTHER
-        return space.make(tuple(values), state.slots)
+        return space.with_registers(state, tuple(values))
 
     return apply
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fullframe.track.effects import Effect
 
 Slots = dict[tuple[Region, int], Value]
+Frozen = frozenset[tuple[tuple[Region, int], Value]]
 
 #: New states that one function may have: far more than any honest function has.
 _MOST_NEW_STATES = 50_000
@@ -62,6 +63,11 @@ _MOST_STATES = 20_000
 class State:
     """Registers and stack slots at one boundary. Never changed after it is made.
 
+    Args:
+        registers: 16 values by hardware number.
+        slots: see below.
+        frozen: the same as a set, to be looked up by.
+
     Attributes:
         registers: 16 values by hardware number.
         slots: (region, offset in bytes) to the word-sized value there; a slot that is not
@@ -71,11 +77,12 @@ class State:
         settled: see :meth:`StateSpace.settle`; None until it is asked for.
     """
 
-    __slots__ = ("following", "joined", "registers", "settled", "slots", "verdicts")
+    __slots__ = ("following", "frozen", "joined", "registers", "settled", "slots", "verdicts")
 
-    def __init__(self, registers: tuple[Value, ...], slots: Slots) -> None:
+    def __init__(self, registers: tuple[Value, ...], slots: Slots, frozen: Frozen) -> None:
         self.registers = registers
         self.slots = slots
+        self.frozen = frozen
         self.following: dict[Effect, State] = {}
         self.joined: dict[State, State] = {}
         self.verdicts: dict[Any, Any] = {}
@@ -144,22 +151,29 @@ class StateSpace:
         self.machine = machine
         self.precise = precise
         self.narrow_pointers = narrow_pointers
-        self._states: dict[tuple[tuple[Value, ...], frozenset[Any]], State] = {}
+        self._states: dict[tuple[tuple[Value, ...], Frozen], State] = {}
         self.generation = 0
-        self._slots: dict[frozenset[Any], tuple[frozenset[Any], Slots]] = {}
+        self._slots: dict[Frozen, tuple[Frozen, Slots]] = {}
         self._limit = _MOST_NEW_STATES
         self._entries: dict[int, State] = {}
 
     def make(self, registers: tuple[Value, ...], slots: Slots) -> State:
         """Return the interned state of these registers and slots."""
-        key = (registers, frozenset(slots.items()))
-        found = self._states.get(key)
-        if found is None:
-            if len(self._states) >= self._limit:
-                raise TooComplexError(f"more than {_MOST_NEW_STATES} states in one function")
-            # Many states differ in their registers only: they share their slots.
-            frozen, shared = self._slots.setdefault(key[1], (key[1], slots))
-            found = self._states[registers, frozen] = State(registers, shared)
+        frozen = frozenset(slots.items())
+        found = self._states.get((registers, frozen))
+        return self._make(registers, slots, frozen) if found is None else found
+
+    def with_registers(self, state: State, registers: tuple[Value, ...]) -> State:
+        """Return the state with other registers."""
+        found = self._states.get((registers, state.frozen))
+        return self._make(registers, state.slots, state.frozen) if found is None else found
+
+    def _make(self, registers: tuple[Value, ...], slots: Slots, frozen: Frozen) -> State:
+        if len(self._states) >= self._limit:
+            raise TooComplexError(f"more than {_MOST_NEW_STATES} states in one function")
+        # Many states differ in their registers only: they share their slots.
+        frozen, shared = self._slots.setdefault(frozen, (frozen, slots))
+        found = self._states[registers, frozen] = State(registers, shared, frozen)
         return found
 
     def trim(self) -> None:
@@ -248,7 +262,7 @@ class StateSpace:
                 OTHER if isinstance(value, Entry) and value in saved else value
                 for value in state.registers
             )
-            settled = self.make(registers, state.slots)
+            settled = self.with_registers(state, registers)
             settled.settled = settled
             state.settled = settled
         return state.settled
@@ -278,7 +292,8 @@ class StateSpace:
         registers = state.registers
         if registers[register] is value:
             return state
-        return self.make((*registers[:register], value, *registers[register + 1 :]), state.slots)
+        changed = (*registers[:register], value, *registers[register + 1 :])
+        return self.with_registers(state, changed)
 
     def with_word(self, state: State, place: Value, size_bytes: int, value: Value) -> State:
         """Return the state after a store of ``size_bytes`` at ``place``.
