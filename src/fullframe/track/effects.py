@@ -40,13 +40,14 @@ class Effect:
     """What one instruction does: a named function from state to state.
 
     Attributes:
+        apply: what it makes of a state; :meth:`after` remembers that.
         key: what it does; no other effect of its classifier has the same.
         number: no other effect has it.
         moves_frame: whether it is of those that build and take down frames: it moves the stack
             pointer, or sets up the frame pointer.
     """
 
-    __slots__ = ("_apply", "key", "moves_frame", "number")
+    __slots__ = ("apply", "key", "moves_frame", "number")
 
     _numbers = count()
 
@@ -54,7 +55,7 @@ class Effect:
         self.key = key
         self.number = next(self._numbers)
         self.moves_frame = moves_frame
-        self._apply = apply
+        self.apply = apply
 
     def __repr__(self) -> str:
         return f"<{' '.join(map(str, self.key))}>"
@@ -63,7 +64,7 @@ class Effect:
         """Return the state after this effect, remembering it in ``state``."""
         found = state.following.get(self)
         if found is None:
-            found = state.following[self] = self._apply(space, state)
+            found = state.following[self] = self.apply(space, state)
         return found
 
 
@@ -127,6 +128,8 @@ def clobber(registers: tuple[int, ...]) -> Apply:
 
     def apply(space: StateSpace, state: State) -> State:
         values = list(state.registers)
+        if all(values[register] is OTHER for register in registers):
+            return state
         for register in registers:
             values[register] = OTHER
         return space.with_registers(state, tuple(values))

@@ -72,17 +72,28 @@ class State:
         registers: 16 values by hardware number.
         slots: (region, offset in bytes) to the word-sized value there; a slot that is not
             named holds something else than a tracked value.
+        lowest: offset of the lowest slot that is named in the caller's frame.
         following: what each effect made of this state.
         verdicts: for the clients: what was concluded of this state, by claim.
         settled: see :meth:`StateSpace.settle`; None until it is asked for.
     """
 
-    __slots__ = ("following", "frozen", "joined", "registers", "settled", "slots", "verdicts")
+    __slots__ = (
+        "following",
+        "frozen",
+        "joined",
+        "lowest",
+        "registers",
+        "settled",
+        "slots",
+        "verdicts",
+    )
 
     def __init__(self, registers: tuple[Value, ...], slots: Slots, frozen: Frozen) -> None:
         self.registers = registers
         self.slots = slots
         self.frozen = frozen
+        self.lowest = min([offset for region, offset in slots if region is CFA_REGION], default=0)
         self.following: dict[Effect, State] = {}
         self.joined: dict[State, State] = {}
         self.verdicts: dict[Any, Any] = {}
@@ -305,6 +316,8 @@ class StateSpace:
         if not isinstance(place, Address):
             return state
         region, offset = place.region, place.offset_bytes
+        if value is OTHER and region is CFA_REGION and offset + size_bytes <= state.lowest:
+            return state
         word = self.machine.word_bytes
         slots = {
             key: kept

@@ -131,7 +131,7 @@ class NumberedStates:
                 state = self.space.settle(state)
             effect = token & ~SETTLES
             if effect != NO_TOKEN:
-                state = self.effects[effect].after(self.space, state)
+                state = self.effects[effect].apply(self.space, state)
             found = self._steps[key] = self.number(state)
         return found
 
