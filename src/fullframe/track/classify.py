@@ -270,6 +270,18 @@ class Classifier:
             and self.whole_register(i, 0) is not None
         )
 
+    def takes_address(self, i: Instruction) -> bool:
+        """Return whether an instruction writes an address to a whole register.
+
+        The coarse space keeps addresses in the stack and frame pointers only; but without a
+        displacement what is written may be a callee-saved register's value.
+        """
+        return (
+            i.mnemonic == Mnemonic.LEA
+            and not self.space.narrow_pointers
+            and self.whole_register(i, 0) is not None
+        )
+
     def _look(self, i: Instruction) -> Effect | None:
         handler = HANDLERS.get(i.mnemonic)
         if handler is not None:

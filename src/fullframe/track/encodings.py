@@ -90,6 +90,8 @@ class Encodings(NamedTuple):
         opcodes: the opcode's last byte.
         modrm: the byte behind it.
         sib: the byte behind that.
+        opcode_sizes: bytes of the opcode.
+        offsets: of the byte behind the opcode, in the instruction.
     """
 
     signatures: _Array
@@ -98,6 +100,8 @@ class Encodings(NamedTuple):
     opcodes: _Array
     modrm: _Array
     sib: _Array
+    opcode_sizes: _Array
+    offsets: _Array
 
 
 def encodings_of(data: _Array, starts: _Array, bits: int) -> Encodings:
@@ -144,7 +148,8 @@ def encodings_of(data: _Array, starts: _Array, bits: int) -> Encodings:
     fields = (modrm & _REG) >> 2 | registers_only
     fields *= _HAS_MODRM[opcodes]
     signatures = opcodes << 8 | (fields << 4 | prefixes << 1 | (rex >> 3 & 1))
-    return Encodings(signatures, ~odd, rex, last, modrm, data[places + 1])
+    sizes = has_two + np.uint8(1)
+    return Encodings(signatures, ~odd, rex, last, modrm, data[places + 1], sizes, places - starts)
 
 
 _KEY_MASKS: Final = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
@@ -163,6 +168,25 @@ def keys_of(data: _Array, starts: _Array, ends: _Array) -> _Array:
     words: _Array = np.ndarray(len(data) - 7, "<u8", data, strides=(1,))
     keys: _Array = words[starts] & _KEY_MASKS[ends - starts]
     return keys
+
+
+def without_reg(keys: _Array, found: Encodings, chosen: _Array) -> _Array:
+    """Return the keys that instructions would have if ``reg`` in the ModRM byte were the first.
+
+    Args:
+        keys: of :func:`keys_of`.
+        found: fields of instructions.
+        chosen: indices of those that the keys are of.
+    """
+    byte = np.uint64(8)
+    offsets = found.offsets[chosen].astype(np.uint64)
+    mask = np.uint64(_REG) << offsets * byte
+    has_bit = (found.rex[chosen] & 4).astype(np.uint64)
+    # Without a REX prefix the shift is one too far, but of nothing.
+    before = found.opcode_sizes[chosen].astype(np.uint64) + np.uint64(1)
+    mask |= has_bit << (np.maximum(offsets, before) - before) * byte
+    result: _Array = keys & ~mask
+    return result
 
 
 #: Where an operand is: the register in the ModRM byte's ``reg`` or ``rm``, or in the opcode; memory

@@ -52,6 +52,7 @@ from fullframe.track.encodings import (
     encodings_of,
     keys_of,
     registers_of,
+    without_reg,
 )
 from fullframe.track.memo import UNKNOWN_ANSWER, Memo
 from fullframe.track.operands import HARDWARE
@@ -66,7 +67,7 @@ from fullframe.track.streams import (
     RETURNS,
     Batch,
 )
-from fullframe.x86.registers import SP
+from fullframe.x86.registers import BP, SP
 
 #: Instructions held as objects at once.
 _CHUNK: Final = 1 << 14
@@ -86,6 +87,11 @@ for _level, _kind in {
     _NO_INSTRUCTION: INVALID,
 }.items():
     _KINDS[_level] = _kind
+
+#: Instructions with one effect for each register that they write, unless memory is addressed
+#: through the frame (loads), or what they write may be a copy (of addresses).
+_LOADS: Final = 1
+_ADDRESSES: Final = 2
 
 _CODE_OF = attrgetter("code")
 _OPERAND_0_OF = attrgetter("op0_register")
@@ -107,6 +113,10 @@ _FORMS: Final = {
     _Kind.R32_OPCODE: IN_OPCODE,
     _Kind.R64_OPCODE: IN_OPCODE,
 }
+#: Kinds of operand 1 that are registers which the ModRM byte's ``reg`` names.
+_FROM_REG: Final = frozenset(
+    {_Kind.R8_REG, _Kind.R16_REG, _Kind.R32_REG, _Kind.R64_REG, _Kind.MM_REG, _Kind.XMM_REG}
+)
 #: Kinds of operand 0 that are always the same register.
 _FIXED: Final = frozenset({_Kind.AL, _Kind.CL, _Kind.AX, _Kind.DX, _Kind.EAX, _Kind.RAX})
 
@@ -138,8 +148,15 @@ class StreamReader:
         self._fixed = np.zeros(SIGNATURES, bool)
         #: Row in ``_by_register`` where only the register that is named makes a difference, or 0.
         self._rows = np.zeros(SIGNATURES, np.int32)
-        #: Whether that is so unless memory is addressed through the stack or frame pointer.
-        self._loads = np.zeros(SIGNATURES, bool)
+        #: Whether that is so unless memory is addressed through certain registers: in
+        #: ``_base_matters``, the number of a row.
+        self._memory = np.zeros(SIGNATURES, np.uint8)
+        machine = classifier.space.machine
+        self._base_matters = np.zeros((3, 256), bool)
+        self._base_matters[_LOADS] = self._hardware_base
+        self._base_matters[_ADDRESSES, list(machine.callee_saved)] = True
+        #: Whether a register is stored that the ModRM byte's ``reg`` names.
+        self._stores = np.zeros(SIGNATURES, bool)
         self._used_rows = 0
         self._by_register = np.full((512, 16), -1, np.int32)
         #: Numbers of effects by encodings.
@@ -226,6 +243,8 @@ class StreamReader:
         kind = i.op_code().op0_kind if i.op_count else _Kind.NONE
         if i.op_count and i.op0_kind == OpKind.MEMORY:
             self._forms[signature] = IN_MEMORY
+            is_from_reg = i.op_count == 2 and i.op_code().op1_kind in _FROM_REG
+            self._stores[signature] = level == WRITES_OPERAND_0 and is_from_reg
             return
         form = _FORMS.get(kind, ELSEWHERE)
         self._forms[signature] = form
@@ -235,8 +254,11 @@ class StreamReader:
             elif i.op0_register in HARDWARE and level == WRITES_OPERAND_0:
                 self._levels[signature] = _ODD
         elif form != ELSEWHERE:
-            self._loads[signature] = classifier.loads_word(i)
-            if not self._loads[signature] and not classifier.depends_on_register_only(i):
+            if classifier.loads_word(i):
+                self._memory[signature] = _LOADS
+            elif classifier.takes_address(i):
+                self._memory[signature] = _ADDRESSES
+            elif not classifier.depends_on_register_only(i):
                 return
             self._used_rows += 1
             self._rows[signature] = self._used_rows
@@ -272,8 +294,11 @@ class StreamReader:
         chosen |= looked_at[candidates]
         rows = self._rows[signatures]
         is_plain = chosen & (rows != 0) & (registers != SP)
-        loads = np.flatnonzero(is_plain & self._loads[signatures])
-        is_plain[loads] = ~self._hardware_base[bases_of(found, candidates[loads])]
+        memory = self._memory[signatures]
+        is_plain &= (memory != _ADDRESSES) | (registers != BP)
+        loads = np.flatnonzero(is_plain & (memory != 0))
+        bases = bases_of(found, candidates[loads])
+        is_plain[loads] = ~self._base_matters[memory[loads], bases]
         plain = np.flatnonzero(is_plain)
         places, rows, registers = candidates[plain], rows[plain], registers[plain]
         known = self._by_register[rows, registers]
@@ -288,7 +313,7 @@ class StreamReader:
         numbers[places] = known
         looked_at[candidates[chosen]] = True
         looked_at[places] = False
-        self._look_up(chunk, batch, numbers, np.flatnonzero(looked_at), starts, ends)
+        self._look_up(chunk, batch, found, numbers, np.flatnonzero(looked_at), starts, ends)
         return numbers
 
     def _odd_writes(self, chunk: list[Instruction], levels: _Array, odd: _Array) -> _Array:
@@ -308,6 +333,7 @@ class StreamReader:
         self,
         chunk: list[Instruction],
         batch: Batch,
+        fields: Encodings,
         numbers: _Array,
         indices: _Array,
         starts: _Array,
@@ -316,20 +342,34 @@ class StreamReader:
         """Find the numbers of effects by the instructions' encodings."""
         starts, ends = starts[indices], ends[indices]
         long = ends - starts > LONGEST_KEY_BYTES
-        keys = keys_of(batch.data, starts[~long], ends[~long])
+        short = np.flatnonzero(~long)
+        keys = np.zeros(len(indices), np.uint64)
+        keys[short] = keys_of(batch.data, starts[short], ends[short])
+        # Which of the registers is stored that nobody tracks makes no difference.
+        stores = short[
+            self._stores[fields.signatures[indices[short]]] & fields.regular[indices[short]]
+        ]
+        sources = registers_of(fields, indices[stores], np.full(len(stores), IN_REG, np.uint8))
+        stores = stores[~self._hardware_register[sources]]
+        keys[stores] = without_reg(keys[stores], fields, indices[stores])
         found = np.full(len(indices), UNKNOWN_ANSWER, np.int32)
-        found[~long] = self._by_key.answers(keys)
+        found[short] = self._by_key.answers(keys[short])
         rest = np.flatnonzero(found == UNKNOWN_ANSWER)
         known, effect_of = self._classifier.by_encoding, self._classifier.effect_of
-        for one, begin, end in zip(
-            rest.tolist(), starts[rest].tolist(), ends[rest].tolist(), strict=True
-        ):
-            encoding = batch.blob[begin:end]
-            effect = known.get(encoding) or effect_of(chunk[int(indices[one])], encoding)
-            found[one] = effect.number
+        met: dict[int, int] = {}
+        for one, begin, end, key in zip(
+            rest.tolist(), starts[rest].tolist(), ends[rest].tolist(), keys[rest].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            number = met.get(key) if end - begin <= LONGEST_KEY_BYTES else None
+            if number is None:
+                encoding = batch.blob[begin:end]
+                effect = known.get(encoding) or effect_of(chunk[int(indices[one])], encoding)
+                number = met[key] = effect.number
+            found[one] = number
         new = rest[~long[rest]]
         if len(new):
-            self._by_key.remember(keys_of(batch.data, starts[new], ends[new]), found[new])
+            self._by_key.remember(keys[new], found[new])
         numbers[indices] = found
 
     def _effect_of(
