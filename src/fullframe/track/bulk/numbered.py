@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,8 @@ from fullframe.track.effects import Effect
 from fullframe.track.memo import Memo
 from fullframe.track.state import State
 from fullframe.track.streams import Batch
-from fullframe.track.values import OTHER, Entry
+from fullframe.track.values import CFA_REGION, OTHER, Address, Entry, Value
+from fullframe.x86.registers import BP, SP
 
 Array = np.ndarray[Any, Any]
 
@@ -63,6 +65,13 @@ class NumberedStates:
         self.kept, self.implied, self.held = Memo(), Memo(), Memo()
         self.effects: dict[int, Effect] = {}
         self.moves_frame = np.zeros(1, bool)
+        # Of each state, lest thousands of stores be tried in it: where the stack and the frame
+        # pointer are, and the lowest slot. Of effects that store nothing tracked: (whether through
+        # the frame pointer, offset behind the last byte).
+        self._pointers: tuple[list[int], list[int]] = ([], [])
+        self._lowest: list[int] = []
+        self._stores: dict[int, tuple[int, int]] = {}
+        self._sorted_effects = 0
 
     def begin(self, batch: Batch) -> None:
         """Take up the effects of a batch; keep memory bounded."""
@@ -70,7 +79,17 @@ class NumberedStates:
         too_large = self._span_bytes > _MOST_SPAN_BYTES
         if too_many or too_large or self._generation != self.space.generation:
             self._forget()
+        if self.effects is not batch.effects:
+            self._stores, self._sorted_effects = {}, 0
         self.effects = batch.effects
+        for number, effect in islice(batch.effects.items(), self._sorted_effects, None):
+            match effect.key:
+                case ("store", (int(base), int(offset), False), None, int(size)) if base in (
+                    SP,
+                    BP,
+                ):
+                    self._stores[number] = (int(base == BP), offset + size)
+        self._sorted_effects = len(batch.effects)
         highest = max(batch.effects, default=0)
         if highest >= len(self.moves_frame):
             self.moves_frame = np.zeros(highest + 1, bool)
@@ -83,6 +102,9 @@ class NumberedStates:
         if found is None:
             found = self._numbers[state] = len(self.states)
             self.states.append(state)
+            for register, pointers in zip((SP, BP), self._pointers, strict=True):
+                pointers.append(_place(state.registers[register]))
+            self._lowest.append(state.lowest)
         return found
 
     def settled(self, number: int) -> int:
@@ -126,6 +148,12 @@ class NumberedStates:
         found = self._steps.get(key)
         if found is None:
             number, token = key >> TOKEN_BITS, key & _TOKEN_MASK
+            store = self._stores.get(token)
+            if store is not None:
+                through_frame_pointer, end = store
+                if self._pointers[through_frame_pointer][number] + end <= self._lowest[number]:
+                    self._steps[key] = number
+                    return number
             state = self.states[number]
             if token & SETTLES:
                 state = self.space.settle(state)
@@ -164,6 +192,18 @@ class NumberedStates:
             one, other = self.states[key >> 32], self.states[key & 0xFFFFFFFF]
             found = self._implied[key] = _is_weaker(other, one)
         return found
+
+
+#: Stands for where a pointer is that does not lead into the caller's frame, and for one elsewhere.
+_NOWHERE: Final = -(1 << 50)
+_ELSEWHERE: Final = 1 << 50
+
+
+def _place(value: Value) -> int:
+    """Return the offset of an address in the caller's frame."""
+    if not isinstance(value, Address):
+        return _NOWHERE
+    return value.offset_bytes if value.region is CFA_REGION else _ELSEWHERE
 
 
 def _is_weaker(weak: State, strong: State) -> bool:
