@@ -79,7 +79,7 @@ def _wrong_edges(work: Work, events: Events, guessed: Guess, edges: Edges) -> Ar
 def _after(work: Work, states: Array, tokens: Array) -> Array:
     """Return the numbers of what tokens make of states."""
     keys, inverse = np.unique(states << TOKEN_BITS | tokens, return_inverse=True)
-    return np.array(list(map(work.numbered.step, keys.tolist())), np.int64)[inverse]
+    return np.array(list(map(work.numbered.steps.__getitem__, keys.tolist())), np.int64)[inverse]
 
 
 def _confirm_reached(work: Work, events: Events, sources: Array, targets: Array) -> None:

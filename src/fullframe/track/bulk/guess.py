@@ -139,7 +139,7 @@ def _walk(
             else:
                 add_end((cut - 1, state))
                 if held is None:
-                    held = settled(state)
+                    held = settled[state]
                 if held != state:
                     add_fall((state, held, cut))
                     state = held
@@ -159,7 +159,7 @@ def _walk(
         if led:
             held = known.get(label_behind)
             if held is None:
-                held = settled(state)
+                held = settled[state]
             if held != state:
                 add_fall((state, held, stop))
                 state = held

@@ -108,7 +108,7 @@ def _follow(
     arriving[0] = numbered.number(numbered.space.function_entry())
     found: list[tuple[array[int], int]] = [(array("i"), LOST)] * total
     waiting = [True] + [False] * (total - 1)
-    join, span, memory = numbered.join, numbered.span, numbered.spans
+    joins, span, memory = numbered.joins, numbered.span, numbered.spans
     for _ in range(_MOST_TURNS):
         again = False
         for number, (begin, stop, goes_on, jumps) in enumerate(blocks):
@@ -124,7 +124,7 @@ def _follow(
                 known = arriving[target]
                 if known != brought:
                     if known != LOST:
-                        brought = join(known, brought)
+                        brought = joins[known << 32 | brought]
                         if brought == known:
                             continue
                     arriving[target] = brought
@@ -134,7 +134,7 @@ def _follow(
                 known = arriving[number + 1]
                 if known != after:
                     if known != LOST:
-                        after = join(known, after)
+                        after = joins[known << 32 | after]
                         if after == known:
                             continue
                     arriving[number + 1] = after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Final
 
@@ -33,6 +34,20 @@ _MOST_SPAN_BYTES: Final = 1 << 25
 _MOST_STEPS: Final = 1 << 18
 
 
+class _Found(dict[int, int]):
+    """Answers, each found when it is asked for."""
+
+    __slots__ = ("_find",)
+
+    def __init__(self, find: Callable[[int], int]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, question: int) -> int:
+        found = self[question] = self._find(question)
+        return found
+
+
 class NumberedStates:
     """The states of one space, by number.
 
@@ -44,6 +59,9 @@ class NumberedStates:
         effects: by their own numbers.
         moves_frame: by an effect's number, whether it moves the frame.
         spans: (number of a state, tokens) to what :meth:`span` gives.
+        steps: a state's number and a token (the low bits) to the number of what it makes of it.
+        settled: number of a state to that of what it settles to.
+        joins: numbers of two states to that of what holds in both.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -57,10 +75,10 @@ class NumberedStates:
         self._numbers: dict[State, int] = {}
         self.spans: dict[tuple[int, bytes], tuple[array[int], int]] = {}
         self._span_bytes = 0
-        self._steps: dict[int, int] = {}
-        self._settled: dict[int, int] = {}
+        self.steps = _Found(self._step)
+        self.settled = _Found(self._settle)
+        self.joins = _Found(self._join)
         self._implied: dict[int, bool] = {}
-        self._joined: dict[int, int] = {}
         # Pairs, as of the methods of these names, of which it is remembered that they hold.
         self.kept, self.implied, self.held = Memo(), Memo(), Memo()
         self.effects: dict[int, Effect] = {}
@@ -75,26 +93,24 @@ class NumberedStates:
 
     def begin(self, batch: Batch) -> None:
         """Take up the effects of a batch; keep memory bounded."""
-        too_many = len(self.spans) > _MOST_SPANS or len(self._steps) > _MOST_STEPS
+        too_many = len(self.spans) > _MOST_SPANS or len(self.steps) > _MOST_STEPS
         too_large = self._span_bytes > _MOST_SPAN_BYTES
         if too_many or too_large or self._generation != self.space.generation:
             self._forget()
         if self.effects is not batch.effects:
             self._stores, self._sorted_effects = {}, 0
         self.effects = batch.effects
-        for number, effect in islice(batch.effects.items(), self._sorted_effects, None):
+        new = list(islice(batch.effects.items(), self._sorted_effects, None))
+        highest = max([number for number, _ in new], default=0)
+        if highest >= len(self.moves_frame):
+            more = np.zeros(highest + 1 - len(self.moves_frame), bool)
+            self.moves_frame = np.concatenate((self.moves_frame, more))
+        self.moves_frame[[number for number, effect in new if effect.moves_frame]] = True
+        for number, effect in new:
             match effect.key:
-                case ("store", (int(base), int(offset), False), None, int(size)) if base in (
-                    SP,
-                    BP,
-                ):
+                case ("store", (4 | 5 as base, int(offset), False), None, int(size)):  # SP, BP
                     self._stores[number] = (int(base == BP), offset + size)
         self._sorted_effects = len(batch.effects)
-        highest = max(batch.effects, default=0)
-        if highest >= len(self.moves_frame):
-            self.moves_frame = np.zeros(highest + 1, bool)
-            moving = [number for number, effect in batch.effects.items() if effect.moves_frame]
-            self.moves_frame[moving] = True
 
     def number(self, state: State) -> int:
         """Return the number of a state."""
@@ -107,12 +123,8 @@ class NumberedStates:
             self._lowest.append(state.lowest)
         return found
 
-    def settled(self, number: int) -> int:
-        """Return the number of what a state settles to."""
-        found = self._settled.get(number)
-        if found is None:
-            found = self._settled[number] = self.number(self.space.settle(self.states[number]))
-        return found
+    def _settle(self, number: int) -> int:
+        return self.number(self.space.settle(self.states[number]))
 
     def token(self, effect: Effect | None) -> int:
         """Return what settles a state and then has an effect."""
@@ -126,14 +138,12 @@ class NumberedStates:
         found = self.spans.get((number, tokens))
         if found is None:
             before = array("i")
-            steps, step, state = self._steps, self.step, number
+            add, steps, settled, state = before.append, self.steps, self.settled, number
             for token in np.frombuffer(tokens, np.int32).tolist():
                 if token >= SETTLES:
-                    state = self.settled(state)
-                before.append(state)
-                key = state << TOKEN_BITS | token
-                after = steps.get(key)
-                state = step(key) if after is None else after
+                    state = settled[state]
+                add(state)
+                state = steps[state << TOKEN_BITS | token]
             found = self.spans[number, tokens] = (before, state)
             # The tokens, and as many numbers.
             self._span_bytes += 2 * len(tokens)
@@ -141,45 +151,35 @@ class NumberedStates:
 
     def after(self, number: int, token: int) -> State:
         """Return what a token makes of a state."""
-        return self.states[self.step(number << TOKEN_BITS | token)]
+        return self.states[self.steps[number << TOKEN_BITS | token]]
 
-    def step(self, key: int) -> int:
-        """Return the number of what a token (the low bits of the key) makes of a state."""
-        found = self._steps.get(key)
-        if found is None:
-            number, token = key >> TOKEN_BITS, key & _TOKEN_MASK
-            store = self._stores.get(token)
-            if store is not None:
-                through_frame_pointer, end = store
-                if self._pointers[through_frame_pointer][number] + end <= self._lowest[number]:
-                    self._steps[key] = number
-                    return number
-            state = self.states[number]
-            if token & SETTLES:
-                state = self.space.settle(state)
-            effect = token & ~SETTLES
-            if effect != NO_TOKEN:
-                state = self.effects[effect].apply(self.space, state)
-            found = self._steps[key] = self.number(state)
-        return found
+    def _step(self, key: int) -> int:
+        number, token = key >> TOKEN_BITS, key & _TOKEN_MASK
+        store = self._stores.get(token)
+        if store is not None:
+            through_frame_pointer, end = store
+            if self._pointers[through_frame_pointer][number] + end <= self._lowest[number]:
+                return number
+        state = self.states[number]
+        if token & SETTLES:
+            state = self.space.settle(state)
+        effect = token & ~SETTLES
+        if effect != NO_TOKEN:
+            state = self.effects[effect].apply(self.space, state)
+        return self.number(state)
 
     def step_by(self, number: int, tokens: bytes, place: int) -> int:
         """Return the number of what one of a row of tokens makes of a state."""
         (token,) = np.frombuffer(tokens, np.int32, 1, 4 * place).tolist()
-        return self.step(number << TOKEN_BITS | token)
+        return self.steps[number << TOKEN_BITS | token]
 
     def keeps(self, key: int) -> bool:
         """Return whether a token (the low bits of the key) leaves a state as it is."""
-        return self.step(key) == key >> TOKEN_BITS
+        return self.steps[key] == key >> TOKEN_BITS
 
-    def join(self, one: int, other: int) -> int:
-        """Return the number of what holds in both of two states."""
-        key = one << 32 | other
-        found = self._joined.get(key)
-        if found is None:
-            joined = self.space.join(self.states[one], self.states[other])
-            found = self._joined[key] = self.number(joined)
-        return found
+    def _join(self, key: int) -> int:
+        one, other = self.states[key >> 32], self.states[key & 0xFFFFFFFF]
+        return self.number(self.space.join(one, other))
 
     def implies(self, key: int) -> bool:
         """Return whether the second state (the low bits) may be taken for the first.
