@@ -43,6 +43,9 @@ from fullframe.track.state import TooComplexError
 #: A function is followed at most this often as other functions' jumps into it come to light.
 _MOST_VISITS = 12
 
+#: Stands for what is not known of a function's first byte: it is looked at.
+_FILLER = min(FILLER_BYTES)
+
 Outcome = TypeVar("Outcome")
 
 
@@ -239,7 +242,14 @@ class ImageChecker:
 
         By then what jumps into them has been followed.
         """
-        return frozenset([fde.begin for fde in self.fdes if self._comes_last(fde)])
+        is_called_by = self.facts.entries.is_called_by
+        # Nearly all are what they look like at once: functions, from the CIE's initial row on.
+        unclear = [
+            fde
+            for fde, first in zip(self.fdes, self.code.begin_bytes(unheld=_FILLER), strict=True)
+            if first in FILLER_BYTES or not fde.begins_as_cie or not is_called_by(fde.cie)
+        ]
+        return frozenset([fde.begin for fde in unclear if self._comes_last(fde)])
 
     def prepare(self) -> None:
         """Find out what checking any share of the image needs to know of the whole."""

@@ -16,6 +16,8 @@ from fullframe.elf.image import AddressError, Image
 from fullframe.errors import FullframeError
 from fullframe.x86.registers import Machine
 
+#: Code is looked through in pieces of this many bytes, for the sake of memory.
+_PIECE_BYTES = 1 << 22
 #: No more of a callee is of interest to :class:`fullframe.track.calls.Callees`.
 _LARGEST_CALLEE_BYTES = 1 << 16
 
@@ -37,6 +39,18 @@ class ImageCode(NamedCode):
     @cached_property
     def _begin_array(self) -> np.ndarray[Any, Any]:
         return np.array(self._begins, np.uint64)
+
+    def begin_bytes(self, unheld: int) -> bytes:
+        """Return the first byte of each FDE's code; ``unheld`` where no executable range has it."""
+        found = np.full(len(self._begins), unheld, np.uint8)
+        for begin, piece in self.image.executable_pieces(_PIECE_BYTES, 0):
+            low, high = (
+                int(np.searchsorted(self._begin_array, np.uint64(address)))
+                for address in (begin, begin + len(piece))
+            )
+            places = (self._begin_array[low:high] - np.uint64(begin)).astype(np.int64)
+            found[low:high] = np.frombuffer(piece, np.uint8)[places]
+        return found.tobytes()
 
     def covering(self, address: int) -> Fde | None:
         """Return the FDE whose range covers an address."""
