@@ -7,6 +7,8 @@ the function is visited (:mod:`fullframe.cfi.visit`).
 
 from __future__ import annotations
 
+from functools import partial
+
 from iced_x86 import Decoder, Mnemonic, OpKind, Register
 
 from fullframe.cfi.call_sites import CallSites
@@ -215,7 +217,7 @@ class StraightContext:
             self._machine,
             self._facts.code.read_words,
             self._facts.code.got,
-            lambda address: self._is_target(address, stream),
+            partial(self._is_target, stream),
             self._facts.callees.clobbered,
             self._facts.code.references.following,
             self._facts.readings,
@@ -245,11 +247,11 @@ class StraightContext:
         mnemonic = Decoder(self._machine.bits, before).decode().mnemonic
         return mnemonic in (Mnemonic.ADD, Mnemonic.LEA, Mnemonic.MOVSXD)
 
-    def _is_target(self, address: int, stream: Extent) -> bool:
-        if address == stream.end:
-            return True
+    def _is_target(self, stream: Extent, address: int) -> bool:
         if stream.begin <= address < stream.end:
             return stream.is_start(address)
+        if address == stream.end:
+            return True
         fde = self._facts.code.covering(address)
         if fde is None or fde is self._fde:
             return False

@@ -47,7 +47,7 @@ def _wrong_effects(work: Work, events: Events, guessed: Guess, live: Array) -> A
     """Return the events outside of the spans at which a state changes."""
     within = np.zeros(len(guessed.pre) + 1, np.int32)
     if guessed.spans:
-        begins, ends = np.array(guessed.spans, np.int64).T
+        begins, ends = np.array(guessed.spans, np.int64).reshape(-1, 2).T
         within[begins] += 1
         within[ends] -= 1
     outside = np.flatnonzero(live & (np.cumsum(within[:-1]) == 0) & (events.tokens != NO_TOKEN))
@@ -67,7 +67,7 @@ def _wrong_edges(work: Work, events: Events, guessed: Guess, edges: Edges) -> Ar
     one, other = guessed.pre[sources].astype(np.int64), guessed.pre[targets].astype(np.int64)
     one[unwinds] = _after(work, one[unwinds], events.tokens[sources[unwinds]])
     if guessed.falls:
-        states, guesses, places = np.array(guessed.falls, np.int64).T
+        states, guesses, places = np.array(guessed.falls, np.int64).reshape(-1, 3).T
         one, other = np.concatenate((one, states)), np.concatenate((other, guesses))
         targets = np.concatenate((targets, places))
     differ = np.flatnonzero(one != other)

@@ -28,15 +28,16 @@ class Guess:
 
     Attributes:
         pre: number of the state before each event.
-        falls: (state from above, what is guessed, event).
-        spans: (event, event behind) of what was followed, not guessed.
-        ends: (event, number of the state after it), where that is not what is guessed behind it.
+        falls: state from above, what is guessed, event; one after the other.
+        spans: event, event behind, of what was followed, not guessed; likewise.
+        ends: event, number of the state after it, where that is not what is guessed behind it;
+            likewise.
     """
 
     pre: Array
-    falls: list[tuple[int, int, int]] = field(default_factory=list)
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    ends: list[tuple[int, int]] = field(default_factory=list)
+    falls: list[int] = field(default_factory=list)
+    spans: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
 
 
 def guess(work: Work, events: Events, edges: Edges) -> Guess:
@@ -114,7 +115,7 @@ def _walk(
     tokens = events.tokens.tobytes()
     entry = follower.number(follower.space.function_entry())
     settled, span, memory = follower.settled, follower.span, follower.spans
-    add_fall, add_span, add_end = found.falls.append, found.spans.append, found.ends.append
+    add_falls, add_span, add_end = found.falls.extend, found.spans.append, found.ends.append
     state, position = LOST, 0
     known: dict[int, int] = {}
     for (
@@ -137,11 +138,12 @@ def _walk(
                     held = pre[source] if 0 <= source < cut else LOST
                 state = held
             else:
-                add_end((cut - 1, state))
+                add_end(cut - 1)
+                add_end(state)
                 if held is None:
                     held = settled[state]
                 if held != state:
-                    add_fall((state, held, cut))
+                    add_falls((state, held, cut))
                     state = held
             known[label] = state
         if not moves or state == LOST:
@@ -151,9 +153,11 @@ def _walk(
             following = span(state, tokens[4 * cut : 4 * stop])
         pre.extend(following[0])
         state, position = following[1], stop
-        add_span((cut, stop))
+        add_span(cut)
+        add_span(stop)
         if comes_out:
-            add_end((stop - 1, state))
+            add_end(stop - 1)
+            add_end(state)
         if not goes_on:
             continue
         if led:
@@ -161,7 +165,7 @@ def _walk(
             if held is None:
                 held = settled[state]
             if held != state:
-                add_fall((state, held, stop))
+                add_falls((state, held, stop))
                 state = held
         known[label_behind] = state
     pre.extend(array("i", (state,)) * (len(events.indices) - position))
@@ -172,7 +176,6 @@ def posts_of(events: Events, guessed: Guess) -> Array:
     post = guessed.pre.copy()
     inner = np.flatnonzero(~events.is_last)
     post[inner] = guessed.pre[inner + 1]
-    if guessed.ends:
-        places, numbers = np.array(guessed.ends, np.int64).T
-        post[places] = numbers
+    places, numbers = np.array(guessed.ends, np.int64).reshape(-1, 2).T
+    post[places] = numbers
     return post

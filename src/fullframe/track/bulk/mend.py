@@ -46,7 +46,7 @@ def mend(work: Work, events: Events, guessed: Guess, edges: Edges, owners: Array
         return
     tokens = events.tokens.tobytes()
     is_mended = np.zeros(len(work.good), bool)
-    ends: list[tuple[int, int]] = []
+    ends: list[int] = []
     with contextlib.suppress(TooComplexError):
         for owner, blocks in _functions(work, events, edges, owners):
             found = _follow(work.numbered, tokens, blocks)
@@ -56,10 +56,13 @@ def mend(work: Work, events: Events, guessed: Guess, edges: Edges, owners: Array
             states = array("i", (DEAD,)) * (high - low)
             for (begin, stop, _, _), (before, after) in zip(blocks, found, strict=True):
                 states[begin - low : stop - low] = before
-                ends.append((stop - 1, after))
+                ends.append(stop - 1)
+                ends.append(after)
             guessed.pre[low:high] = states
             is_mended[owner] = True
-    guessed.ends = [end for end in guessed.ends if not is_mended[events.owners[end[0]]]] + ends
+    # What was guessed of the same functions is overruled.
+    old = np.array(guessed.ends, np.int64).reshape(-1, 2)
+    guessed.ends = old[~is_mended[events.owners[old[:, 0]]]].ravel().tolist() + ends
     work.good |= is_mended
 
 
