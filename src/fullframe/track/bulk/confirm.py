@@ -84,18 +84,24 @@ def _after(work: Work, states: Array, tokens: Array) -> Array:
 
 def _confirm_reached(work: Work, events: Events, sources: Array, targets: Array) -> None:
     """Control must come from the function's begin, not from what only leads to itself."""
-    total = len(events.indices)
     first = events.is_first
     begins = np.flatnonzero((events.leaders | first) & ~events.dead)
-    if not len(begins):
+    # What is reached from above, all the way, is reached; elsewhere has to be looked.
+    above = np.maximum(begins - 1, 0)
+    falls_in = ~first[begins] & ~events.dead[above] & ~events.ends_flow[above]
+    from_above = np.zeros(len(events.indices), bool)
+    from_above[targets[sources < targets]] = True
+    unclear = ~first[begins] & ~falls_in & ~from_above[begins]
+    if not unclear.any():
         return
-    block_of = np.zeros(total, np.int64)
-    block_of[begins] = 1
-    block_of = np.cumsum(block_of) - 1
-    falls_in = ~first[begins]
-    above = begins - 1
-    falls_in &= ~events.dead[above] & ~events.ends_flow[above]
-    sources, targets = block_of[sources], block_of[targets]
+    chosen = np.zeros(len(work.good), bool)
+    chosen[events.owners[begins[unclear]]] = True
+    kept = chosen[events.owners[begins]]
+    begins, falls_in = begins[kept], falls_in[kept]
+    kept = chosen[events.owners[sources]]
+    sources, targets = (
+        np.searchsorted(begins, places[kept], "right") - 1 for places in (sources, targets)
+    )
     order = np.arange(len(begins))
     run_begins = np.maximum.accumulate(np.where(falls_in, -1, order))
     reached = first[begins]
