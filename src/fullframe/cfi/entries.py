@@ -94,9 +94,8 @@ class Entries:
             rows: its claims by offset in ``body``.
             body: its code, or the beginning of it.
         """
-        return self._begins_with_fill(rows, body) or not holds_at_entry(
-            self._engine.book, self._engine.coarse.space, rows[0][1], fde.begin
-        )
+        # Its own first row tells: those that are given may leave out what a thunk loads.
+        return self._begins_with_fill(rows, body) or self.is_part(fde, self._engine.coarse.space)
 
     def is_plain_function(self, rows: ClaimRows, body: bytes, address: int) -> bool:
         """Return whether an FDE with these rows is a function's entry, by them alone.

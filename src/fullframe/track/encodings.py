@@ -115,12 +115,12 @@ def encodings_of(data: _Array, starts: _Array, bits: int) -> Encodings:
     places = starts.copy()
     first = data[places]
     prefixes = np.zeros(len(places), np.uint8)
-    left = np.flatnonzero(_IS_PREFIX[first])
+    left = np.flatnonzero(_IS_PREFIX.take(first))
     for _ in range(_MOST_PREFIXES):
-        prefixes[left] |= _PREFIX_BITS[first[left]]
+        prefixes[left] |= _PREFIX_BITS.take(first[left])
         places[left] += 1
         first[left] = data[places[left]]
-        left = left[_IS_PREFIX[first[left]]]
+        left = left.compress(_IS_PREFIX.take(first[left]))
     odd = np.zeros(len(places), bool)
     odd[left] = True
     if bits == 64:
@@ -129,7 +129,7 @@ def encodings_of(data: _Array, starts: _Array, bits: int) -> Encodings:
         places += has_rex
         first = data[places]
         # Only the last REX prefix, and only in front of the opcode, is one.
-        odd |= (_IS_PREFIX[first] | ((first & 0xF0) == 0x40)) & has_rex
+        odd |= (_IS_PREFIX.take(first) | ((first & 0xF0) == 0x40)) & has_rex
     else:
         rex = np.zeros(len(places), np.uint8)
     has_two = first == 0x0F
@@ -137,16 +137,15 @@ def encodings_of(data: _Array, starts: _Array, bits: int) -> Encodings:
     last = data[places]
     places += 1
     modrm = data[places]
-    opcodes = last.astype(np.int32)
-    opcodes[has_two] += _TWO_BYTES
+    opcodes = last + has_two * np.int64(_TWO_BYTES)
     registers_only = modrm >= _REGISTERS_ONLY
-    odd |= _ODD_OPCODES[opcodes]
+    odd |= _ODD_OPCODES.take(opcodes)
     odd |= prefixes >= (_REPNE | _REP)
     odd |= (opcodes == _NOP) & ((rex | prefixes) != 0)
-    odd |= _ODD_WITH_REGISTERS[opcodes] & registers_only
-    odd |= _ODD_WITH_REG[opcodes] & ((modrm & _REG) != 0)
+    odd |= _ODD_WITH_REGISTERS.take(opcodes) & registers_only
+    odd |= _ODD_WITH_REG.take(opcodes) & ((modrm & _REG) != 0)
     fields = (modrm & _REG) >> 2 | registers_only
-    fields *= _HAS_MODRM[opcodes]
+    fields *= _HAS_MODRM.take(opcodes)
     signatures = opcodes << 8 | (fields << 4 | prefixes << 1 | (rex >> 3 & 1))
     sizes = has_two + np.uint8(1)
     return Encodings(signatures, ~odd, rex, last, modrm, data[places + 1], sizes, places - starts)

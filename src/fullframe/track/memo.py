@@ -47,8 +47,8 @@ class Memo:
             questions: unsigned numbers of 64 bits, not all of them set.
         """
         places = self._places(questions)
-        answers = self._answers[places]
-        answers[self._questions[places] != questions] = UNKNOWN_ANSWER
+        answers = self._answers.take(places)
+        np.putmask(answers, self._questions.take(places) != questions, UNKNOWN_ANSWER)
         return answers
 
     def remember(self, questions: _Array, answers: _Array) -> None:

@@ -190,17 +190,17 @@ class StreamReader:
         found = encodings_of(batch.data, starts, self._bits)
         # An instruction that is cut short by the end of the range looks like a whole one.
         odd = batch.is_end[ends] | ~found.regular
-        levels = self._levels[found.signatures]
+        levels = self._levels.take(found.signatures)
         unseen = np.flatnonzero((levels == UNSEEN) & ~odd)
         if len(unseen):
             new, first = np.unique(found.signatures[unseen], return_index=True)
             for signature, index in zip(new.tolist(), unseen[first].tolist(), strict=True):
                 self._learn(signature, chunk[index])
-            levels = self._levels[found.signatures]
+            levels = self._levels.take(found.signatures)
         odd |= levels == _ODD
         oddities = np.flatnonzero(odd)
         levels[oddities] = self._levels_of(chunk, oddities)
-        kinds = _KINDS[levels]
+        kinds = _KINDS.take(levels)
         jumps = np.flatnonzero((kinds >= BRANCH) & (kinds <= CALL))
         distances = np.zeros(len(chunk), np.int64)
         distances[jumps] = distances_of(batch.data, found, jumps, ends[jumps])
@@ -284,17 +284,16 @@ class StreamReader:
         looked_at = (levels == FULL_LOOK) | self._odd_writes(chunk, levels, odd)
         candidates = np.flatnonzero((looked_at | (levels == WRITES_OPERAND_0)) & ~odd)
         signatures = found.signatures[candidates]
-        forms = self._forms[signatures]
+        forms = self._forms.take(signatures)
         registers = registers_of(found, candidates, forms)
-        chosen = self._hardware_register[registers]
-        chosen[forms == ELSEWHERE] = False
-        chosen |= self._fixed[signatures]
+        chosen = self._hardware_register.take(registers) & (forms != ELSEWHERE)
+        chosen |= self._fixed.take(signatures)
         stores = np.flatnonzero(forms == IN_MEMORY)
-        chosen[stores] = self._hardware_base[bases_of(found, candidates[stores])]
+        chosen[stores] = self._hardware_base.take(bases_of(found, candidates[stores]))
         chosen |= looked_at[candidates]
-        rows = self._rows[signatures]
+        rows = self._rows.take(signatures)
         is_plain = chosen & (rows != 0) & (registers != SP)
-        memory = self._memory[signatures]
+        memory = self._memory.take(signatures)
         is_plain &= (memory != _ADDRESSES) | (registers != BP)
         loads = np.flatnonzero(is_plain & (memory != 0))
         bases = bases_of(found, candidates[loads])
@@ -311,7 +310,7 @@ class StreamReader:
                 self._by_register[rows[one], registers[one]] = effect
             known = self._by_register[rows, registers]
         numbers[places] = known
-        looked_at[candidates[chosen]] = True
+        looked_at[candidates.compress(chosen)] = True
         looked_at[places] = False
         self._look_up(chunk, batch, found, numbers, np.flatnonzero(looked_at), starts, ends)
         return numbers
@@ -347,7 +346,7 @@ class StreamReader:
         keys[short] = keys_of(batch.data, starts[short], ends[short])
         # Which of the registers is stored that nobody tracks makes no difference.
         stores = short[
-            self._stores[fields.signatures[indices[short]]] & fields.regular[indices[short]]
+            self._stores.take(fields.signatures[indices[short]]) & fields.regular[indices[short]]
         ]
         sources = registers_of(fields, indices[stores], np.full(len(stores), IN_REG, np.uint8))
         stores = stores[~self._hardware_register[sources]]

@@ -216,13 +216,13 @@ class Batch:
         forward = inside & (place > starts[jumps])
         kind = kinds[jumps]
         calls = kind == CALL
-        kind[calls & inside & (place != self.offsets[owners])] = CALL_INSIDE
-        kind[~calls & inside & ~forward] += BRANCH_BACK - BRANCH
-        kind[~calls & ~inside] += BRANCH_OUT - BRANCH
+        np.putmask(kind, calls & inside & (place != self.offsets[owners]), CALL_INSIDE)
+        kind += np.uint8(BRANCH_BACK - BRANCH) * (~calls & inside & ~forward)
+        kind += np.uint8(BRANCH_OUT - BRANCH) * (~calls & ~inside)
         kinds[jumps] = kind
-        within = ~calls & inside
+        within = np.flatnonzero(~calls & inside)
         self.jumps, self.jump_places = jumps[within], place[within]
-        self.strays[owners[within & (self.index_at[place] < 0)]] = True
+        self.strays[owners[within[self.index_at[self.jump_places] < 0]]] = True
 
     @cached_property
     def _events(self) -> tuple[_Array, _Array, _Array]:

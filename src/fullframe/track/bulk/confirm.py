@@ -61,11 +61,13 @@ def _wrong_edges(work: Work, events: Events, guessed: Guess, edges: Edges) -> Ar
     """Return the events to which not all that is guessed there is brought."""
     sources, targets, unwinds = edges.sources, edges.targets, edges.unwinds
     lost = (guessed.pre[sources] < 0) | (guessed.pre[targets] < 0)
-    work.fail(events.owners[targets[lost]])
-    sources, targets, unwinds = sources[~lost], targets[~lost], unwinds[~lost]
+    if lost.any():
+        work.fail(events.owners[targets[lost]])
+        sources, targets, unwinds = sources[~lost], targets[~lost], unwinds[~lost]
     _confirm_reached(work, events, sources, targets)
     one, other = guessed.pre[sources].astype(np.int64), guessed.pre[targets].astype(np.int64)
-    one[unwinds] = _after(work, one[unwinds], events.tokens[sources[unwinds]])
+    ways = np.flatnonzero(unwinds)
+    one[ways] = _after(work, one[ways], events.tokens[sources[ways]])
     if guessed.falls:
         states, guesses, places = np.array(guessed.falls, np.int64).reshape(-1, 3).T
         one, other = np.concatenate((one, states)), np.concatenate((other, guesses))
@@ -132,25 +134,25 @@ def confirm_labels(work: Work, events: Events, pre: Array, post: Array) -> None:
     following = limits.copy()
     inner = np.flatnonzero(~events.is_last)
     following[inner] = events.starts[inner + 1]
-    between = live & ~events.ends_flow & (following > events.ends)
+    between = np.flatnonzero(live & ~events.ends_flow & (following > events.ends))
     # Calls elsewhere leave the state as it is.
     usual = work.numbered.token(work.numbered.classifier.call)
-    calls = live & (events.tokens == usual) & (events.ends_flow | (post != pre))
+    calls = np.flatnonzero(live & (events.tokens == usual) & (events.ends_flow | (post != pre)))
     left = _after(work, pre[calls].astype(np.int64), events.tokens[calls])
-    states = np.concatenate((pre[live], post[between], left)).astype(np.int64)
-    labels, owners = (
-        np.concatenate((one[live], one[between], one[calls]))
-        for one in (events.labels, events.owners)
-    )
-    keys = states << 32 | labels
+    before = np.flatnonzero(live)
+    places = np.concatenate((before, between, calls))
+    states = np.concatenate((pre[before], post[between], left)).astype(np.int64)
+    keys = states << 32 | events.labels[places]
+    owners = events.owners[places]
     different = np.ones(len(keys), bool)
     different[1:] = (keys[1:] != keys[:-1]) | (owners[1:] != owners[:-1])
+    asked = np.flatnonzero(different)
     numbered, client = work.numbered.states, work.client
 
     def holds(key: int) -> bool:
         return client.holds(numbered[key >> 32], key & 0xFFFFFFFF)
 
-    work.fail(owners[different][_wrong(keys[different], work.numbered.held, holds)])
+    work.fail(owners[asked[_wrong(keys[asked], work.numbered.held, holds)]])
 
 
 def confirm_denials(work: Work, events: Events, pre: Array) -> None:

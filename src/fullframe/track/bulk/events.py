@@ -43,22 +43,23 @@ def events_of(work: Work) -> Events:
 def _leave_out_what_is_odd(work: Work) -> None:
     batch = work.batch
     odd = (batch.kinds == CALL_INSIDE) | (batch.kinds == INVALID)
-    work.fail(batch.owners[odd])
+    work.fail(batch.owners[np.flatnonzero(odd)])
     rows = batch.index_at[work.labels.places]
     known = rows >= 0
     if not known.all():
         owners = np.searchsorted(batch.offsets, work.labels.places[~known], "right") - 1
         work.fail(owners)
-    work.row_indices = rows[known]
+        rows = rows[known]
+    work.row_indices = rows
 
 
 def _find_events(work: Work) -> Events:
     batch = work.batch
-    ends_flow = _ENDS[batch.kinds]
+    ends_flow = _ENDS.take(batch.kinds)
     tokens = np.full(batch.count, NO_TOKEN, np.int32)
     tokens[batch.effect_indices] = batch.effect_numbers
     control = (batch.kinds != NOTHING) & (batch.kinds != EFFECT)
-    tokens[control] = SETTLES | NO_TOKEN
+    np.putmask(tokens, control, SETTLES | NO_TOKEN)
     _add_calls(work, tokens)
     leaders = np.zeros(batch.count + 1, bool)
     leaders[batch.index_at[batch.jump_places]] = True
@@ -67,7 +68,7 @@ def _find_events(work: Work) -> Events:
     leaders = leaders[:-1]
     chosen = (batch.kinds != NOTHING) | leaders
     chosen[work.row_indices] = True
-    chosen &= work.good[batch.owners]
+    chosen &= np.repeat(work.good, batch.counts)
     indices = np.flatnonzero(chosen)
     starts = batch.starts[indices]
     owners = batch.owners[indices]
@@ -91,7 +92,7 @@ def _find_events(work: Work) -> Events:
 
 def _add_calls(work: Work, tokens: Array) -> None:
     batch, classifier = work.batch, work.numbered.classifier
-    calls = batch.kinds == CALL
+    calls = np.flatnonzero(batch.kinds == CALL)
     tokens[calls] = work.numbered.token(classifier.call)
     if classifier.space.machine.bits == 64:
         return
@@ -239,12 +240,9 @@ def _find_dead(work: Work, events: Events) -> None:
     batch, total = work.batch, len(events.indices)
     if not total:
         return
-    order = np.arange(total)
-    first = events.is_first
-    arrival = np.maximum.accumulate(np.where(events.leaders | first, order, -1))
-    ended = np.maximum.accumulate(np.where(events.ends_flow, order, -1))
-    before = np.concatenate(([-1], ended[:-1]))
-    events.dead = before >= arrival
+    arrival = _last(events.leaders | events.is_first)
+    ended = _last(events.ends_flow)
+    events.dead[1:] = ended[:-1] >= arrival[1:]
     live_ends = np.flatnonzero(events.ends_flow & ~events.dead)
     arrivals = np.append(np.flatnonzero(~events.dead), total)
     following = arrivals[np.searchsorted(arrivals, live_ends, "right")]
@@ -261,6 +259,15 @@ def _find_dead(work: Work, events: Events) -> None:
     np.add.at(work.filler_counts, owners, filler)
 
 
+def _last(chosen: Array) -> Array:
+    """Return, at each place, the last one up to there that is chosen; -1 before the first."""
+    places = np.flatnonzero(chosen)
+    found = np.full(len(chosen), -1, np.int64)
+    found[places] = places
+    last: Array = np.maximum.accumulate(found)
+    return last
+
+
 def find_edges(work: Work, events: Events) -> Edges:
     """Return the jumps within ranges, and the ways of exceptions.
 
@@ -269,6 +276,8 @@ def find_edges(work: Work, events: Events) -> Edges:
         events: some of its events; what leads from or to others is left out.
     """
     batch = work.batch
+    if not len(events.indices):
+        return Edges(events.indices, events.indices, events.indices != events.indices)
     event_of = np.full(batch.count + 1, -1, np.int64)
     event_of[events.indices] = np.arange(len(events.indices))
     sources = event_of[batch.jumps]
@@ -278,6 +287,6 @@ def find_edges(work: Work, events: Events) -> Edges:
     sources = np.concatenate((sources, event_of[jumps], event_of[calls]))
     targets = np.concatenate((targets, event_of[entries], event_of[pads]))
     unwinds = np.arange(len(sources)) >= len(sources) - len(calls)
-    kept = (sources >= 0) & (targets >= 0)
-    kept[kept] = ~events.dead[sources[kept]]
+    # A source that is none is the last of all, by its number -1: that is looked at first.
+    kept = np.flatnonzero((sources >= 0) & (targets >= 0) & ~events.dead[sources])
     return Edges(sources[kept], targets[kept], unwinds[kept])

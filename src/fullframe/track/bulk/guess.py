@@ -49,14 +49,15 @@ def guess(work: Work, events: Events, edges: Edges) -> Guess:
     changed = np.zeros(total, bool)
     changed[1:] = events.labels[1:] != events.labels[:-1]
     moves = (events.kinds == EFFECT) & ~events.dead
-    moves[moves] = work.numbered.moves_frame[events.tokens[moves]]
+    effects = np.flatnonzero(moves)
+    moves[effects] = work.numbered.moves_frame.take(events.tokens[effects])
     arrives = events.leaders & ~events.dead & (after_dead | changed)
     cuts = np.flatnonzero(first | moves | arrives)
     # Where control arrives and nothing moved since the last time, the guess is the same.
     same = (arrives & ~moves & ~first)[cuts[1:]] & ~moves[cuts[:-1]]
     same &= events.labels[cuts[1:]] == events.labels[cuts[:-1]]
-    cuts = cuts[np.append(True, ~same)] if total else cuts
-    settles = np.append(np.flatnonzero(events.tokens & SETTLES), total)
+    cuts = cuts.compress(np.append(True, ~same)) if total else cuts
+    settles = np.append(np.flatnonzero(events.tokens >= SETTLES), total)
     leads = np.append(np.flatnonzero(events.leaders | first), total)
     stops = np.minimum(
         settles[np.searchsorted(settles, cuts)] + 1,
@@ -87,8 +88,8 @@ def guess(work: Work, events: Events, edges: Edges) -> Guess:
     found = Guess(np.zeros(0, np.int32))
     _walk(work, events, walk, pre, found)
     found.pre = np.frombuffer(pre, np.int32).copy() if total else np.zeros(0, np.int32)
-    work.fail(events.owners[found.pre == LOST])
-    found.pre[events.dead] = DEAD
+    work.fail(events.owners[np.flatnonzero(found.pre == LOST)])
+    np.putmask(found.pre, events.dead, DEAD)
     return found
 
 
