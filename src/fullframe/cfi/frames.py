@@ -156,11 +156,14 @@ class Fde:
 
     @property
     def begins_as_cie(self) -> bool:
-        """Whether the first row is the CIE's initial one, as far as one byte tells.
+        """Whether the first row is the CIE's initial one, as far as a glance tells.
 
-        (``DW_CFA_advance_loc`` comes before any other instruction.)
+        (``DW_CFA_advance_loc`` comes before any other instruction, or there is only padding.)
         """
-        return self._first < self._last and 0x40 < self._table.data[self._first] < 0x80
+        data, first, last = self._table.data, self._first, self._last
+        if first < last and data[first]:
+            return 0x40 < data[first] < 0x80
+        return data.count(0, first, last) == last - first
 
     def program(self) -> Program:
         """Interpret the instructions; mostly one object for all FDEs with the same bytes."""

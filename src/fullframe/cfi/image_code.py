@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,8 @@ from fullframe.x86.registers import Machine
 
 #: Code is looked through in pieces of this many bytes, for the sake of memory.
 _PIECE_BYTES = 1 << 22
+#: How the names of the sections of PLT stubs begin.
+_PLT = ".plt"
 #: No more of a callee is of interest to :class:`fullframe.track.calls.Callees`.
 _LARGEST_CALLEE_BYTES = 1 << 16
 
@@ -87,7 +89,17 @@ class ImageCode(NamedCode):
     def is_plt(self, fde: Fde) -> bool:
         """Return whether an FDE is that of PLT stubs, of any kind."""
         section = self.image.section_at(fde.begin)
-        return section is not None and section.name.startswith(".plt")
+        return section is not None and section.name.startswith(_PLT)
+
+    def plt_numbers(self) -> list[int]:
+        """Return which of the image's FDEs, by address, are those of PLT stubs."""
+        numbers: set[int] = set()
+        for section in self.image.sections:
+            if section.name.startswith(_PLT):
+                first = bisect_left(self._begins, section.address)
+                last = bisect_left(self._begins, section.end)
+                numbers.update(n for n in range(first, last) if self.is_plt(self.fdes[n]))
+        return sorted(numbers)
 
     def is_seeded_stub(self, fde: Fde, target: int) -> bool:
         """Return whether an address in an FDE is a PLT stub, which is followed as called.

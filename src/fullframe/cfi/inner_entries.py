@@ -59,7 +59,8 @@ def find_inner_entries(code: ImageCode) -> dict[int, tuple[InnerEntry, ...]]:
     begins = np.array([fde.begin for fde in fdes], np.uint64)
     ends = np.array([min(fde.end, _HIGHEST) for fde in fdes], np.uint64)
     # The stubs of a PLT share an FDE; signal trampolines are entered by returns.
-    closed = np.array([fde.cie.is_signal_frame or code.is_plt(fde) for fde in fdes], bool)
+    closed = np.array([fde.cie.is_signal_frame for fde in fdes], bool)
+    closed[code.plt_numbers()] = True
     seeming: dict[tuple[int, int], dict[int, int]] = {}
     for places, targets in _seeming_calls(code, begins):
         into = np.searchsorted(begins, targets, "right") - 1

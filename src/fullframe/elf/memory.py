@@ -82,6 +82,9 @@ class AddressSpace:
 
     def bytes_end(self, address: int) -> int | None:
         """Return the end of the bytes, zero-filled memory left out, that ``address`` lies in."""
+        begin, end, _ = self._last
+        if begin <= address < end:
+            return end
         region = self.region_at(address)
         if region is None:
             return None
