@@ -245,43 +245,6 @@ class Classifier:
         effect = self.by_encoding[encoding] = self._look(instruction) or NO_EFFECT
         return effect
 
-    def depends_on_register_only(self, i: Instruction) -> bool:
-        """Return whether the effect depends, besides the code, on the register of operand 0 only.
-
-        Args:
-            i: an instruction whose operand 0 is a general register, not the stack pointer.
-        """
-        if i.mnemonic in (Mnemonic.PUSH, Mnemonic.POP):
-            return True
-        if self.space.narrow_pointers or self.relevance[i.code] != WRITES_OPERAND_0:
-            return False
-        # Of narrower registers, and without a handler, whatever is written is nobody's value.
-        return i.mnemonic not in HANDLERS or SIZE_BYTES[i.op0_register] < self.word_bytes
-
-    def loads_word(self, i: Instruction) -> bool:
-        """Return whether an instruction loads a whole register from memory.
-
-        In the coarse space what is loaded counts only if it comes from the frame.
-        """
-        return (
-            i.mnemonic == Mnemonic.MOV
-            and i.op1_kind == OpKind.MEMORY
-            and not self.space.narrow_pointers
-            and self.whole_register(i, 0) is not None
-        )
-
-    def takes_address(self, i: Instruction) -> bool:
-        """Return whether an instruction writes an address to a whole register.
-
-        The coarse space keeps addresses in the stack and frame pointers only; but without a
-        displacement what is written may be a callee-saved register's value.
-        """
-        return (
-            i.mnemonic == Mnemonic.LEA
-            and not self.space.narrow_pointers
-            and self.whole_register(i, 0) is not None
-        )
-
     def _look(self, i: Instruction) -> Effect | None:
         handler = HANDLERS.get(i.mnemonic)
         if handler is not None:

@@ -37,6 +37,13 @@ from fullframe.track.classify import (
     WRITES_OPERAND_0,
     Classifier,
 )
+from fullframe.track.dependence import (
+    ENCODING,
+    REGISTER,
+    REGISTER_UNLESS_ADDRESS,
+    REGISTER_UNLESS_OF_FRAME,
+    depends_on,
+)
 from fullframe.track.encodings import (
     BYTE_REGISTER,
     ELSEWHERE,
@@ -87,11 +94,6 @@ for _level, _kind in {
     _NO_INSTRUCTION: INVALID,
 }.items():
     _KINDS[_level] = _kind
-
-#: Instructions with one effect for each register that they write, unless memory is addressed
-#: through the frame (loads), or what they write may be a copy (of addresses).
-_LOADS: Final = 1
-_ADDRESSES: Final = 2
 
 _CODE_OF = attrgetter("code")
 _OPERAND_0_OF = attrgetter("op0_register")
@@ -146,15 +148,14 @@ class StreamReader:
         self._levels = np.full(SIGNATURES, UNSEEN, np.int8)
         self._forms = np.zeros(SIGNATURES, np.uint8)
         self._fixed = np.zeros(SIGNATURES, bool)
-        #: Row in ``_by_register`` where only the register that is named makes a difference, or 0.
+        #: What the effect depends on, and its row in ``_by_register``, if it is the register.
+        self._dependences = np.zeros(SIGNATURES, np.uint8)
         self._rows = np.zeros(SIGNATURES, np.int32)
-        #: Whether that is so unless memory is addressed through certain registers: in
-        #: ``_base_matters``, the number of a row.
-        self._memory = np.zeros(SIGNATURES, np.uint8)
-        machine = classifier.space.machine
-        self._base_matters = np.zeros((3, 256), bool)
-        self._base_matters[_LOADS] = self._hardware_base
-        self._base_matters[_ADDRESSES, list(machine.callee_saved)] = True
+        #: By dependence, through which registers memory must not be addressed.
+        self._base_matters = np.zeros((4, 256), bool)
+        self._base_matters[REGISTER_UNLESS_OF_FRAME] = self._hardware_base
+        saved = list(classifier.space.machine.callee_saved)
+        self._base_matters[REGISTER_UNLESS_ADDRESS, saved] = True
         #: Whether a register is stored that the ModRM byte's ``reg`` names.
         self._stores = np.zeros(SIGNATURES, bool)
         self._used_rows = 0
@@ -244,7 +245,8 @@ class StreamReader:
         if i.op_count and i.op0_kind == OpKind.MEMORY:
             self._forms[signature] = IN_MEMORY
             is_from_reg = i.op_count == 2 and i.op_code().op1_kind in _FROM_REG
-            self._stores[signature] = level == WRITES_OPERAND_0 and is_from_reg
+            if level == WRITES_OPERAND_0 and not classifier.space.narrow_pointers:
+                self._stores[signature] = is_from_reg
             return
         form = _FORMS.get(kind, ELSEWHERE)
         self._forms[signature] = form
@@ -253,13 +255,10 @@ class StreamReader:
                 self._fixed[signature] = self._register[i.op0_register]
             elif i.op0_register in HARDWARE and level == WRITES_OPERAND_0:
                 self._levels[signature] = _ODD
-        elif form != ELSEWHERE:
-            if classifier.loads_word(i):
-                self._memory[signature] = _LOADS
-            elif classifier.takes_address(i):
-                self._memory[signature] = _ADDRESSES
-            elif not classifier.depends_on_register_only(i):
-                return
+            return
+        dependence = ENCODING if form == ELSEWHERE else depends_on(classifier, i)
+        self._dependences[signature] = dependence
+        if dependence != ENCODING:
             self._used_rows += 1
             self._rows[signature] = self._used_rows
             if self._used_rows == len(self._by_register):
@@ -293,11 +292,11 @@ class StreamReader:
         chosen |= looked_at[candidates]
         rows = self._rows.take(signatures)
         is_plain = chosen & (rows != 0) & (registers != SP)
-        memory = self._memory.take(signatures)
-        is_plain &= (memory != _ADDRESSES) | (registers != BP)
-        loads = np.flatnonzero(is_plain & (memory != 0))
-        bases = bases_of(found, candidates[loads])
-        is_plain[loads] = ~self._base_matters[memory[loads], bases]
+        dependences = self._dependences.take(signatures)
+        is_plain &= (dependences != REGISTER_UNLESS_ADDRESS) | (registers != BP)
+        rest = np.flatnonzero(is_plain & (dependences > REGISTER))
+        bases = bases_of(found, candidates[rest])
+        is_plain[rest] = ~self._base_matters[dependences[rest], bases]
         plain = np.flatnonzero(is_plain)
         places, rows, registers = candidates[plain], rows[plain], registers[plain]
         known = self._by_register[rows, registers]
