@@ -47,8 +47,7 @@ class ImageCode(NamedCode):
         found = np.full(len(self._begins), unheld, np.uint8)
         for begin, piece in self.image.executable_pieces(_PIECE_BYTES, 0):
             low, high = (
-                int(np.searchsorted(self._begin_array, np.uint64(address)))
-                for address in (begin, begin + len(piece))
+                bisect_left(self._begins, address) for address in (begin, begin + len(piece))
             )
             places = (self._begin_array[low:high] - np.uint64(begin)).astype(np.int64)
             found[low:high] = np.frombuffer(piece, np.uint8)[places]
