@@ -15,7 +15,9 @@ from fullframe.track.encodings import (
     bases_of,
     distances_of,
     encodings_of,
+    keys_of,
     registers_of,
+    without_reg,
 )
 from fullframe.track.operands import HARDWARE
 from fullframe.track.reader import _FORMS
@@ -111,6 +113,34 @@ def test_real_code(bits, path):
     for _, piece in image.executable_pieces(1 << 62, 0):
         held.hold(bytes(piece))
     assert held.regular > 0.9 * held.count
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("89 7c 24 08", "89 44 24 08"),  # mov %edi, 8(%rsp)
+        ("48 89 7c 24 08", "48 89 44 24 08"),
+        ("4c 89 7d 08", "48 89 45 08"),  # mov %r15, 8(%rbp)
+        ("45 89 7c 24 08", "41 89 44 24 08"),  # mov %r15d, 8(%r12)
+        ("66 44 89 7d 08", "66 40 89 45 08"),
+        ("0f 29 7c 24 08", "0f 29 44 24 08"),  # movaps %xmm7, 8(%rsp)
+        ("44 0f 29 7c 24 08", "40 0f 29 44 24 08"),
+        ("66 44 0f 7f 7d 24", "66 40 0f 7f 45 24"),  # movdqa %xmm15, 36(%rbp)
+    ],
+)
+def test_keys_without_the_register(encoding, expected):
+    keys = []
+    for text in (encoding, expected):
+        # What stands behind it is no part of it.
+        code = bytes.fromhex(text)
+        data = np.frombuffer(code + b"\xff" * READ_AHEAD_BYTES, np.uint8)
+        starts, ends, first = np.array([0]), np.array([len(code)]), np.array([0])
+        found = encodings_of(data, starts, 64)
+        keys.append(keys_of(data, starts, ends))
+        if text == encoding:
+            keys.append(without_reg(keys[0], found, first))
+    assert keys[1] == keys[2]
+    assert keys[0] == int.from_bytes(bytes.fromhex(encoding), "little")
 
 
 def test_an_unusual_encoding_is_odd():

@@ -6,6 +6,7 @@ in a state is remembered in the state, so that the checker asks each question on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
@@ -197,6 +198,16 @@ class ClaimBook(Wording):
         found = self._claim(cfa, registers)
         self._by_identity[same] = (cfa, registers, found)
         return found
+
+    def claims(self, cfas: Sequence[CfaRule | None], registers: Sequence[Registers]) -> list[Claim]:
+        """Return the claims of several rows; see :meth:`claim`."""
+        identities = zip(map(id, cfas), map(id, registers), strict=True)
+        # What is known holds its rules: no others have their identities.
+        known = list(map(self._by_identity.get, identities))
+        return [
+            self.claim(cfa, rules) if held is None else held[2]
+            for held, cfa, rules in zip(known, cfas, registers, strict=True)
+        ]
 
     def trim(self) -> bool:
         """Forget all claims where there are too many; return whether that was so."""

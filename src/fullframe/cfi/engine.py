@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import NamedTuple
 
 from fullframe.cfi.claim_rows import ClaimRows
@@ -16,6 +17,7 @@ from fullframe.track.state import StateSpace
 from fullframe.track.straight import StraightFollower
 from fullframe.x86.registers import Machine
 
+_reads_ip, _number = attrgetter("reads_ip"), attrgetter("number")
 #: Sets of rows that are kept for functions with the same ones.
 _MOST_ROWS = 1 << 13
 
@@ -74,10 +76,10 @@ class Engine:
         known = self._claims.get(id(shape))
         if known is not None and known[0] is shape:
             return known[1]
-        claims = list(map(self.book.claim, shape.cfas, shape.registers))
+        claims = self.book.claims(shape.cfas, shape.registers)
         found = ShapeClaims(
             claims,
-            None if any(claim.reads_ip for claim in claims) else [claim.number for claim in claims],
+            None if any(map(_reads_ip, claims)) else list(map(_number, claims)),
         )
         if len(self._claims) > _MOST_ROWS:
             self._claims.clear()
