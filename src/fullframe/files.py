@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +87,7 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
             if target.exists() and not target.is_file():
                 # A device or a pipe would be replaced by a file, and be gone.
                 raise OSError(errno.EINVAL, f"{path} is not a regular file", str(path))
-            temporary = target.with_name(f".fullframe-{secrets.token_hex(8)}.new")
+            temporary = target.with_name(f".fullframe-{os.urandom(8).hex()}.new")
             staged.append((temporary, target))
             _write_new(temporary, target, data)
         for temporary, target in staged:

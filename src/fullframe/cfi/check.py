@@ -13,7 +13,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
@@ -357,7 +356,6 @@ def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> Fi
         Counts and findings. Raises InputError where the CFI sections cannot be read at all.
     """
     from fullframe.cfi.describe import malformed, partly_uncovered, report_of, report_of_proved
-    from fullframe.cfi.shares import check_in_shares
 
     began = time.perf_counter()
     checker = ImageChecker(image, engine)
@@ -366,6 +364,10 @@ def check_image(image: Image, engine: Engine | None = None, jobs: int = 1) -> Fi
     )
     reports: dict[int, FunctionReport] | None = None
     if jobs > 1:
+        from concurrent.futures.process import BrokenProcessPool
+
+        from fullframe.cfi.shares import check_in_shares
+
         # A process that is killed had no memory, as a rule: one alone needs less.
         with contextlib.suppress(BrokenProcessPool):
             reports = check_in_shares(checker, jobs)

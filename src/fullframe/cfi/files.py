@@ -11,18 +11,19 @@ import gc
 import os
 import stat
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fullframe.cfi.check import Engine, check_image
 from fullframe.cfi.findings import FileReport
 from fullframe.elf.image import LARGEST_READ_BYTES, Image
 from fullframe.errors import FullframeError, InputError, Place, ToolMissingError
 from fullframe.run.running_vdso import PROCESS_ABIS, RunningVdso, read_running_vdso
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _MAGIC = b"\x7fELF"
 #: Larger files are checked by all processes together.
@@ -66,6 +67,8 @@ def check_file(path: str, jobs: int = 1) -> FileReport:
         error_text = f"{Place(path)}: not enough memory to check it"
     except Exception as error:  # noqa: BLE001 - what went wrong here says nothing of other files
         error_text = f"{Place(path)}: a bug in fullframe: {type(error).__name__}: {error}"
+        import traceback
+
         bug = traceback.format_exc()
     finally:
         gc.collect(1)  # the image refers to its readers, and they to it
@@ -220,6 +223,10 @@ def _in_processes(paths: Sequence[str], jobs: int, *more: int) -> Iterator[FileR
         jobs: processes.
         more: what ``check_file`` is given besides.
     """
+    # Nothing else needs these, and to import them takes a while.
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
     left = dict.fromkeys(paths)
     with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(max_workers=jobs) as pool:
         futures = {pool.submit(check_file, path, *more): path for path in paths}
