@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fullframe.cfi.encoding import MalformedError, read_uleb128
 from fullframe.cfi.frames import read_frames
-from fullframe.cfi.lsda import CallSite, read_lsda
+from fullframe.cfi.lsda import CallSite, _call_sites, read_lsda
 from fullframe.elf.image import Image
 from fullframe.errors import InputError
 from tests.cfi.samples import compiled, library
@@ -40,6 +41,32 @@ def test_call_sites():
     assert found.landing_pad_base == FUNCTION
     assert found.type_table is None
     assert found.end == LSDA + 4 + len(table)
+
+
+#: Numbers of one to ten bytes, some padded.
+NUMBERS = st.integers(0, 2**64 - 1).map(uleb) | st.integers(0, 300).map(uleb)
+NUMBERS |= st.sampled_from([b"\x80\x00", b"\x85\x80\x00", b"\x81\x80\x80\x00"])
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=6), st.binary(max_size=2))
+@settings(deadline=None)
+def test_sites_are_the_same_one_by_one(numbers, stray):
+    table = b"".join(map(b"".join, numbers)) + stray
+    expected, at = [], 0
+    try:
+        while at < len(table):
+            values = []
+            for _ in range(4):
+                value, at = read_uleb128(table, at)
+                values.append(value)
+            begin = (0x1000 + values[0]) % 2**64
+            pad = (0x1000 + values[2]) % 2**64 if values[2] else None
+            expected.append(CallSite(begin, begin + values[1], pad, values[3]))
+    except MalformedError:
+        with pytest.raises(MalformedError):
+            _call_sites(table, 1, 8, 0x1000, 0x1000)
+    else:
+        assert _call_sites(table, 1, 8, 0x1000, 0x1000) == tuple(expected)
 
 
 def test_landing_pad_base_and_type_table():

@@ -23,13 +23,12 @@ class CallSites:
             except FullframeError:
                 self._sites = []
         self._ends = [site.end for site in self._sites]
-        self._arguments = [(fde.begin + delta, size) for delta, _, _, size in fde.relative_rows()]
-        self._any_arguments = any(size for _, size in self._arguments)
-
-    @property
-    def any_arguments(self) -> bool:
-        """Whether the unwinder pops arguments of any call."""
-        return self._any_arguments
+        self._arguments: list[tuple[int, int]] = []
+        if any(fde.program().shape.args_sizes):
+            rows = fde.relative_rows()
+            self._arguments = [(fde.begin + delta, size) for delta, _, _, size in rows]
+        #: Whether the unwinder pops arguments of any call.
+        self.any_arguments = any(size for _, size in self._arguments)
 
     def with_pads(self) -> list[tuple[int, int, int]]:
         """Return (begin, end, landing pad) of the call sites that have one, ascending."""
@@ -50,9 +49,8 @@ class CallSites:
     def _pushed_arguments(self, address: int) -> int:
         """Bytes of arguments that ``DW_CFA_GNU_args_size`` says are on the stack at a call."""
         size = 0
-        if self._any_arguments:
-            for begin, size_there in self._arguments:
-                if begin > address:
-                    break
-                size = size_there
+        for begin, size_there in self._arguments:
+            if begin > address:
+                break
+            size = size_there
         return size

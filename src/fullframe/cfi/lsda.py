@@ -6,10 +6,13 @@ reader, libgcc's unwinder, and its writers, GCC and LLVM.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from fullframe.cfi.encoding import (
     DW_EH_PE_OMIT,
+    DW_EH_PE_ULEB128,
     Bases,
     MalformedError,
     encoding_name,
@@ -22,13 +25,28 @@ from fullframe.elf.image import Image
 from fullframe.elf.memory import AddressError
 from fullframe.errors import InputError, Place
 
+#: Unsigned LEB128 numbers (DWARF 5, section 7.6) of up to three bytes.
+_NUMBERS: Final = re.compile(rb"[\x80-\xff]{0,2}[\x00-\x7f]")
+
+
+class _Values(dict[bytes, int]):
+    """Such numbers, to what they are."""
+
+    def __missing__(self, number: bytes) -> int:
+        value, _ = read_uleb128(number, 0)
+        if len(number) < 3:
+            self[number] = value
+        return value
+
+
+_values: Final = _Values()
+
 #: No honest function has more; the table of the largest in libLLVM has some 30 KB.
 _LARGEST_TABLE_BYTES = 1 << 22
 _LONGEST_HEADER_BYTES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class CallSite:
+class CallSite(NamedTuple):
     """A run of instructions of which the calls may throw.
 
     Attributes:
@@ -127,6 +145,15 @@ def _call_sites(
 ) -> tuple[CallSite, ...]:
     sites = []
     mask = (1 << (8 * size_bytes)) - 1
+    numbers = _NUMBERS.findall(table) if encoding == DW_EH_PE_ULEB128 else []
+    if numbers and len(numbers) % 4 == 0 and len(b"".join(numbers)) == len(table):
+        # All that GCC writes for functions of less than two megabytes.
+        values = map(_values.__getitem__, numbers)
+        for start, length, landing_pad, action in zip(values, values, values, values, strict=True):
+            begin = (function_begin + start) & mask
+            pad = (landing_pad_base + landing_pad) & mask if landing_pad else None
+            sites.append(CallSite(begin, begin + length, pad, action))
+        return tuple(sites)
     at = 0
     while at < len(table):
         start, at = read_value(table, at, encoding, size_bytes)
