@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullframe.cfi.program import Interpreter, Position
+from fullframe.cfi.program import LARGEST_PROGRAM_BYTES, Interpreter, Position
 from fullframe.cfi.shapes import cut
 from tests.cfi import writer as w
 from tests.cfi.test_against_tools import random_program
@@ -86,6 +86,14 @@ def test_a_shape_is_shared():
     shapes = {id(made.run(code, POSITION).shape) for code in programs}
     assert len(shapes) == 1
     assert [row[0] for row in made.run(programs[2], POSITION).rows] == [0, 40]
+
+
+def test_a_program_beyond_the_bound_is_refused_whatever_came_before():
+    code = w.def_cfa_offset(8)
+    large = code + bytes(LARGEST_PROGRAM_BYTES)
+    made = interpreter()
+    assert made.run(code, POSITION).problems == ()
+    assert [problem.kind for problem in made.run(large, POSITION).problems] == ["too-complex"]
 
 
 def test_steps_with_a_problem_are_not_shared():

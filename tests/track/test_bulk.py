@@ -19,7 +19,8 @@ BEGIN = 0x1000
 class _Client:
     """Everything that is claimed holds; nothing is known of the surroundings."""
 
-    def __init__(self, count, tables=None, sites=None, holds=None, functions=()):
+    def __init__(self, count, tables=None, sites=None, holds=None, functions=(), tail_jumps=()):
+        self.tail_jumps = tail_jumps
         self.has_call_sites = np.full(count, bool(sites))
         self.tables = tables or {}
         self.sites = sites or []
@@ -30,7 +31,10 @@ class _Client:
     def call_clobbers(self, target):
         return ()
 
-    def table_targets(self, number, address, label, first_label):
+    def seems_tail_call(self, number, address, label, first_label):
+        return address in self.tail_jumps
+
+    def table_targets(self, number, address):
         return self.tables.get(address)
 
     def call_sites(self, number):
@@ -290,6 +294,14 @@ def test_jumps_out_of_the_function_bring_their_states():
         (BEGIN + 0x23, BEGIN + 1, "CFA-16"),
         (BEGIN + 0x26, BEGIN + 4, "CFA-8"),
     ]
+
+
+def test_what_is_taken_for_a_tail_call_has_the_state_of_entry():
+    # push %rbx; pop %rbx; jmp *%rax
+    assert one("53 5b ffe0", ([0, 1, 2], [0, 1, 0]), tail_jumps=[BEGIN + 2]) is not None
+    # push %rbx; jmp *%rax
+    assert one("53 ffe0", ([0], [0]), tail_jumps=[BEGIN + 1]) is None
+    assert one("53 ffe0", ([0], [0])) is not None
 
 
 def test_tail_calls_bring_nothing():

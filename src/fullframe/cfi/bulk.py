@@ -116,6 +116,8 @@ class _Client:
         self.fdes = fdes
         self._contexts: dict[int, tuple[StraightContext, Extent]] = {}
         self.has_call_sites = np.zeros(len(fdes), bool)
+        plt = facts.code.plt_begins
+        self._stubs = {number for number, fde in enumerate(fdes) if fde.begin in plt}
         self._sites: dict[int, CallSites] = {}
         self._flow: BulkFlow | None = None
         self._boundaries: list[int | None] = [None] * len(fdes)
@@ -154,6 +156,8 @@ class _Client:
         code = self.batch.ranges[number][1]
         if fde.cie.is_signal_frame or fde.begin in facts.entries.inner:
             return None
+        if number in self._stubs:
+            return None  # each stub is entered, whatever leads there
         if engine.machine.bits == 32 and facts.callees.clobbered(fde.begin):
             return None
         rows = engine.rows_of(fde)
@@ -212,16 +216,17 @@ class _Client:
             verdict = engine.book.judge(engine.coarse.space, state, claim, 0)
         return verdict is PROVED
 
-    def table_targets(
-        self, number: int, address: int, label: int, first_label: int
-    ) -> list[int] | None:
+    def seems_tail_call(self, number: int, address: int, label: int, first_label: int) -> bool:
+        """See :class:`fullframe.track.bulk.BulkClient`."""
+        claims = self._facts.engine.book.by_number
+        if claims[label].cfa != claims[first_label].cfa:
+            return False
+        context, extent = self._context(number)
+        return not context.may_be_table(address, extent)
+
+    def table_targets(self, number: int, address: int) -> list[int] | None:
         """See :class:`fullframe.track.bulk.BulkClient`."""
         context, extent = self._context(number)
-        claims = self._facts.engine.book.by_number
-        # Where the frame looks as at entry it is a tail call.
-        like_entry = claims[label].cfa == claims[first_label].cfa
-        if like_entry and not context.may_be_table(address, extent):
-            return None
         return context.table_at(address, extent)
 
     def _context(self, number: int) -> tuple[StraightContext, Extent]:

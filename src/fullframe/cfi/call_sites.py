@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Final
 
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.lsda import CallSite, read_lsda
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
+
+#: Compilers write call sites in the order of their addresses. Of others, no more are looked at.
+_MOST_DISORDERED: Final = 64
 
 
 class CallSites:
@@ -19,7 +25,7 @@ class CallSites:
         if fde.lsda is not None:
             try:
                 lsda = read_lsda(image, fde.lsda, fde.begin)
-                self._sites = sorted(lsda.call_sites, key=lambda site: site.begin)
+                self._sites = _disjoint(lsda.call_sites)
             except FullframeError:
                 self._sites = []
         self._ends = [site.end for site in self._sites]
@@ -54,3 +60,25 @@ class CallSites:
                 break
             size = size_there
         return size
+
+
+def _disjoint(sites: Sequence[CallSite]) -> list[CallSite]:
+    """Return the call sites by address, each only where none before it in the table is.
+
+    The personality goes through the table in its order and takes the first that holds an address.
+    """
+    found: list[CallSite] = []
+    ordered = all(one.end <= other.begin for one, other in pairwise(sites))
+    if ordered:
+        return [site for site in sites if site.begin < site.end]
+    for site in sites[:_MOST_DISORDERED]:
+        pieces = [(site.begin, site.end)] if site.begin < site.end else []
+        for other in found:
+            pieces = [
+                piece
+                for begin, end in pieces
+                for piece in ((begin, min(end, other.begin)), (max(begin, other.end), end))
+                if piece[0] < piece[1]
+            ]
+        found += [site._replace(begin=begin, end=end) for begin, end in pieces]
+    return sorted(found)

@@ -90,15 +90,18 @@ class ImageCode(NamedCode):
         section = self.image.section_at(fde.begin)
         return section is not None and section.name.startswith(_PLT)
 
-    def plt_numbers(self) -> list[int]:
-        """Return which of the image's FDEs, by address, are those of PLT stubs."""
-        numbers: set[int] = set()
+    @cached_property
+    def plt_begins(self) -> frozenset[int]:
+        """Where the FDEs of PLT stubs begin."""
+        begins = self._begin_array
+        chosen = np.zeros(len(begins) + 1, np.int64)
         for section in self.image.sections:
             if section.name.startswith(_PLT):
-                first = bisect_left(self._begins, section.address)
-                last = bisect_left(self._begins, section.end)
-                numbers.update(n for n in range(first, last) if self.is_plt(self.fdes[n]))
-        return sorted(numbers)
+                # Sections may overlap, and claim any size: who looks is asked afterwards.
+                chosen[bisect_left(self._begins, section.address)] += 1
+                chosen[bisect_left(self._begins, section.end)] -= 1
+        candidates = np.flatnonzero(np.cumsum(chosen[:-1]) > 0).tolist()
+        return frozenset(self._begins[n] for n in candidates if self.is_plt(self.fdes[n]))
 
     def is_seeded_stub(self, fde: Fde, target: int) -> bool:
         """Return whether an address in an FDE is a PLT stub, which is followed as called.

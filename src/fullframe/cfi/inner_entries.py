@@ -60,7 +60,7 @@ def find_inner_entries(code: ImageCode) -> dict[int, tuple[InnerEntry, ...]]:
     ends = np.array([min(fde.end, _HIGHEST) for fde in fdes], np.uint64)
     # The stubs of a PLT share an FDE; signal trampolines are entered by returns.
     closed = np.array([fde.cie.is_signal_frame for fde in fdes], bool)
-    closed[code.plt_numbers()] = True
+    closed |= np.array([fde.begin in code.plt_begins for fde in fdes], bool)
     seeming: dict[tuple[int, int], dict[int, int]] = {}
     for places, targets in _seeming_calls(code, begins):
         into = np.searchsorted(begins, targets, "right") - 1

@@ -41,6 +41,8 @@ from fullframe.cfi.shapes import Shape, Steps, cut
 
 #: No honest entry comes near these; they bound memory and time on hostile ones.
 LARGEST_PROGRAM_BYTES = 1 << 18
+#: Longer ones are interpreted one by one: to cut one takes a hundred times its size.
+_LARGEST_CUT_BYTES = 1 << 12
 _DEEPEST_REMEMBER = 1024
 #: Registers in one set of rules; the x86-64 psABI numbers them up to 145.
 _MOST_REGISTERS = 256
@@ -197,7 +199,8 @@ class Interpreter:
         program = self.known.get(code)
         if program is not None:
             return program
-        parts = cut(code) if self._code_alignment == 1 else None
+        usual = self._code_alignment == 1 and len(code) <= _LARGEST_CUT_BYTES
+        parts = cut(code) if usual else None
         if parts is not None:
             steps, locations = parts
             shape = self._shapes.get(steps)

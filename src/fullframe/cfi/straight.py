@@ -54,6 +54,8 @@ class StraightProver:
         engine = facts.engine
         if fde.cie.is_signal_frame or not stream.count or fde.begin in facts.entries.inner:
             return None
+        if fde.begin in facts.code.plt_begins:
+            return None  # each stub is entered, whatever leads there
         space = engine.coarse.space
         brought: dict[int, State] = {}
         for arrival in self._handover.at(fde):

@@ -88,8 +88,14 @@ class AddressSpace:
         region = self.region_at(address)
         if region is None:
             return None
-        end = min(region.end, region.begin + len(region.content()))
+        end = self._held_end(region, address, len(region.content()))
         return end if address < end else None
+
+    def _held_end(self, region: Region, address: int, size_bytes: int) -> int:
+        """Return up to where a region, with an address in it, has its bytes, and none hides it."""
+        end = min(region.end, region.begin + size_bytes)
+        following = bisect_right(self._begins, address)
+        return min(end, self._begins[following]) if following < len(self._begins) else end
 
     def read(self, address: int, size_bytes: int) -> memoryview:
         """Return ``size_bytes`` bytes at ``address``, without a copy where the file has them.
@@ -107,7 +113,7 @@ class AddressSpace:
         if region is None or size_bytes < 0 or address + size_bytes > region.end:
             raise AddressError(self._path, address, size_bytes)
         view = region.content()
-        self._last = (region.begin, min(region.end, region.begin + len(view)), view)
+        self._last = (region.begin, self._held_end(region, address, len(view)), view)
         offset = address - region.begin
         available = view[offset : offset + size_bytes]
         missing = size_bytes - len(available)

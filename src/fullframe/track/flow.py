@@ -263,6 +263,11 @@ class Follower:
                 after = self._call(flow, index, kind, payload, state)
                 if next_leader != index + 1:
                     next_leader = self._leader_after(leaders, leader, end)
+                if next_leader <= index:
+                    # An exception lands behind us, where no leader was: the piece ends there.
+                    flow.pending.add(leader)
+                    heappush(flow.work, leader)
+                    return
             else:
                 self._leave(flow, index, kind, payload, state)
                 after = None

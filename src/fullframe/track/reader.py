@@ -363,7 +363,9 @@ class StreamReader:
             if number is None:
                 encoding = batch.blob[begin:end]
                 effect = known.get(encoding) or effect_of(chunk[int(indices[one])], encoding)
-                number = met[key] = effect.number
+                number = effect.number
+                if len(encoding) <= LONGEST_KEY_BYTES:
+                    met[key] = number
             found[one] = number
         new = rest[~long[rest]]
         if len(new):

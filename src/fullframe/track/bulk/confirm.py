@@ -155,6 +155,26 @@ def confirm_labels(work: Work, events: Events, pre: Array, post: Array) -> None:
     work.fail(owners[asked[_wrong(keys[asked], work.numbered.held, holds)]])
 
 
+def confirm_tail_jumps(work: Work, events: Events, pre: Array) -> None:
+    """Where an indirect jump is taken for a tail call, the state is as at entry.
+
+    From another state it may lead through a table that was not looked for.
+
+    Args:
+        work: the batch.
+        events: its events.
+        pre: number of the state before each.
+    """
+    jumps = np.array(work.tail_jumps, np.int64)
+    places = np.searchsorted(events.indices, jumps)
+    for event, index in zip(places.tolist(), jumps.tolist(), strict=True):
+        if event == len(events.indices) or events.indices[event] != index:
+            continue  # of a function that is left out
+        state = int(pre[event])
+        if state >= 0 and not work.client.is_like_entry(work.numbered.states[state]):
+            work.good[int(events.owners[event])] = False
+
+
 def confirm_denials(work: Work, events: Events, pre: Array) -> None:
     """Behind a call that is taken not to return nothing may hold that would if it did.
 

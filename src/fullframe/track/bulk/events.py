@@ -153,9 +153,9 @@ def _add_pads(work: Work, leaders: Array) -> None:
             if not inside or batch.index_at[place] < 0:
                 work.good[number] = False
                 break
-            limit = begin + len(code)
-            if begin <= first < limit:
-                sites.append((first + base, min(last, limit) + base, place))
+            first, last = max(first, begin), min(last, begin + len(code))
+            if first < last:
+                sites.append((first + base, last + base, place))
     if not sites:
         return
     begins, ends, places = np.array(sites, np.int64).T
@@ -180,7 +180,10 @@ def _add_table(work: Work, number: int, index: int, instruction: Instruction) ->
     row = np.searchsorted(places, batch.starts[index], "right") - 1
     first = np.searchsorted(places, batch.offsets[number])
     label, first_label = int(work.labels.labels[row]), int(work.labels.labels[first])
-    targets = work.client.table_targets(number, instruction.ip, label, first_label)
+    if work.client.seems_tail_call(number, instruction.ip, label, first_label):
+        work.tail_jumps.append(index)
+        return
+    targets = work.client.table_targets(number, instruction.ip)
     begin, code = batch.ranges[number]
     end, base = begin + len(code), int(batch.offsets[number]) - begin
     for target in targets or ():

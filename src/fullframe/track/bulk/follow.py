@@ -8,7 +8,12 @@ from itertools import chain
 
 import numpy as np
 
-from fullframe.track.bulk.confirm import confirm_denials, confirm_guess, confirm_labels
+from fullframe.track.bulk.confirm import (
+    confirm_denials,
+    confirm_guess,
+    confirm_labels,
+    confirm_tail_jumps,
+)
 from fullframe.track.bulk.events import events_of, find_edges
 from fullframe.track.bulk.guess import DEAD, guess, posts_of
 from fullframe.track.bulk.mend import mend
@@ -106,6 +111,7 @@ class BulkFollower:
         mend(work, events, guessed, edges, np.flatnonzero(followed & ~work.good))
         pre, post = guessed.pre, posts_of(events, guessed)
         confirm_labels(work, events, pre, post)
+        confirm_tail_jumps(work, events, pre)
         confirm_denials(work, events, pre)
         states = self._numbered.states
         flow = BulkFlow(work.good, work.filler_counts, states, batch, events, pre, post)

@@ -23,16 +23,22 @@ class BulkClient(Protocol):
     def call_clobbers(self, target: int) -> tuple[int, ...]:
         """Return callee-saved registers that the callee changes all the same."""
 
-    def table_targets(
-        self, number: int, address: int, label: int, first_label: int
-    ) -> list[int] | None:
-        """Return where an indirect jump leads by a table; None without one that can be seen.
+    def seems_tail_call(self, number: int, address: int, label: int, first_label: int) -> bool:
+        """Return whether an indirect jump is a tail call, if the state there is as at entry.
 
         Args:
             number: of the range.
             address: of the jump.
             label: in force there.
-            first_label: at the function's begin; where that is in force, most are tail calls.
+            first_label: at the function's begin.
+        """
+
+    def table_targets(self, number: int, address: int) -> list[int] | None:
+        """Return where an indirect jump leads by a table; None without one that can be seen.
+
+        Args:
+            number: of the range.
+            address: of the jump.
         """
 
     def call_sites(self, number: int) -> Sequence[tuple[int, int, int]]:
@@ -78,6 +84,7 @@ class Work:
         good: of each range, whether it is followed still.
         filler_counts: of each range: instructions where no control arrives, which only fill space.
         row_indices: of the instructions where labels begin.
+        tail_jumps: indices of indirect jumps that are taken for tail calls.
         table_jumps: (index of an indirect jump, place within its range that its table leads to).
         table_edges: indices of such jumps, and of the instructions that they lead to.
         table_exits: (index of such a jump, address outside of its range that its table leads to).
@@ -93,6 +100,7 @@ class Work:
     good: Array
     filler_counts: Array
     row_indices: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    tail_jumps: list[int] = field(default_factory=list)
     table_jumps: list[tuple[int, int]] = field(default_factory=list)
     table_edges: tuple[Array, Array] = field(default_factory=_no_edges)
     table_exits: list[tuple[int, int]] = field(default_factory=list)
