@@ -163,6 +163,7 @@ def fde(at: int, begin: int, size: int, instructions: bytes = b"") -> bytes:
 def image(frames: bytes, code: bytes = b"\x90" * 63 + b"\xc3", **claims: int) -> bytes:
     elf = ElfWriter(machine=EM_X86_64, file_type=3)
     elf.text(code, address=0x1000)
+    assert 0x1000 + len(code) <= 0x100000, "the sections overlap"
     elf.section(".eh_frame", frames, flags=SHF_ALLOC, address=0x100000, **claims)
     return elf.build()
 
@@ -334,8 +335,8 @@ def switches(count: int) -> bytes:
 
 
 HOSTILE = {
-    "a million pushes": b"\x50" * (1 << 20),
-    "a million pushes of a saved register": b"\x53" * (1 << 20),
+    "a million pushes": b"\x50" * 1_000_000,
+    "a million pushes of a saved register": b"\x53" * 1_000_000,
     "nothing but returns": b"\xc3" * (1 << 16),
     "a chain of backward jumps": jump_chain(20_000),
     "forks that push on one side": diamonds(20_000),
