@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from itertools import pairwise
-from typing import Final
 
 from fullframe.cfi.frames import Fde
 from fullframe.cfi.lsda import CallSite, read_lsda
 from fullframe.elf.image import Image
 from fullframe.errors import FullframeError
-
-#: Compilers write call sites in the order of their addresses. Of others, no more are looked at.
-_MOST_DISORDERED: Final = 64
 
 
 class CallSites:
@@ -67,18 +64,18 @@ def _disjoint(sites: Sequence[CallSite]) -> list[CallSite]:
 
     The personality goes through the table in its order and takes the first that holds an address.
     """
-    found: list[CallSite] = []
-    ordered = all(one.end <= other.begin for one, other in pairwise(sites))
-    if ordered:
-        return [site for site in sites if site.begin < site.end]
-    for site in sites[:_MOST_DISORDERED]:
-        pieces = [(site.begin, site.end)] if site.begin < site.end else []
-        for other in found:
-            pieces = [
-                piece
-                for begin, end in pieces
-                for piece in ((begin, min(end, other.begin)), (max(begin, other.end), end))
-                if piece[0] < piece[1]
-            ]
-        found += [site._replace(begin=begin, end=end) for begin, end in pieces]
-    return sorted(found)
+    some = [site for site in sites if site.begin < site.end]
+    if all(one.end <= other.begin for one, other in pairwise(some)):
+        return some
+    found = []
+    coming = sorted(range(len(some)), key=lambda number: -some[number].begin)
+    here: list[int] = []
+    limits = {limit for site in some for limit in (site.begin, site.end)}
+    for begin, end in pairwise(sorted(limits)):
+        while coming and some[coming[-1]].begin <= begin:
+            heappush(here, coming.pop())
+        while here and some[here[0]].end <= begin:
+            heappop(here)
+        if here:
+            found.append(some[here[0]]._replace(begin=begin, end=end))
+    return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain, islice
 from operator import attrgetter, itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from iced_x86 import (
@@ -125,6 +125,30 @@ _FIXED: Final = frozenset({_Kind.AL, _Kind.CL, _Kind.AX, _Kind.DX, _Kind.EAX, _K
 _Array = np.ndarray[Any, Any]
 
 
+class _Chunk(NamedTuple):
+    """Instructions that are looked at together, an element of each array for each.
+
+    Attributes:
+        instructions: decoded.
+        batch: that they are part of.
+        starts: place in it where each starts.
+        ends: place where it ends.
+        fields: what its bytes tell.
+        odd: whether they do not, so that iced-x86 is asked.
+    """
+
+    instructions: list[Instruction]
+    batch: Batch
+    starts: _Array
+    ends: _Array
+    fields: Encodings
+    odd: _Array
+
+    def encoding(self, index: int) -> bytes:
+        """Return the bytes of an instruction."""
+        return self.batch.blob[int(self.starts[index]) : int(self.ends[index])]
+
+
 class StreamReader:
     """Reads streams for one classifier.
 
@@ -178,14 +202,14 @@ class StreamReader:
         decoders = (Decoder(self._bits, code, DecoderOptions.NONE, begin) for begin, code in ranges)
         every = chain.from_iterable(decoders)
         batch = Batch(self._bits, ranges, self._classifier.effects)
-        while chunk := list(islice(every, _CHUNK)):
-            self._look(chunk, batch)
+        while instructions := list(islice(every, _CHUNK)):
+            self._look(instructions, batch)
         batch.sort_jumps()
         return batch
 
-    def _look(self, chunk: list[Instruction], batch: Batch) -> None:
+    def _look(self, instructions: list[Instruction], batch: Batch) -> None:
         """Find the events among the instructions that follow those already in a batch."""
-        lengths = np.frombuffer(bytes(map(len, chunk)), np.uint8)
+        lengths = np.frombuffer(bytes(map(len, instructions)), np.uint8)
         ends = np.cumsum(lengths, dtype=np.int64) + batch.size
         starts = ends - lengths
         found = encodings_of(batch.data, starts, self._bits)
@@ -196,35 +220,36 @@ class StreamReader:
         if len(unseen):
             new, first = np.unique(found.signatures[unseen], return_index=True)
             for signature, index in zip(new.tolist(), unseen[first].tolist(), strict=True):
-                self._learn(signature, chunk[index])
+                self._learn(signature, instructions[index])
             levels = self._levels.take(found.signatures)
         odd |= levels == _ODD
         oddities = np.flatnonzero(odd)
-        levels[oddities] = self._levels_of(chunk, oddities)
+        levels[oddities] = self._levels_of(instructions, oddities)
         kinds = _KINDS.take(levels)
         jumps = np.flatnonzero((kinds >= BRANCH) & (kinds <= CALL))
-        distances = np.zeros(len(chunk), np.int64)
+        distances = np.zeros(len(instructions), np.int64)
         distances[jumps] = distances_of(batch.data, found, jumps, ends[jumps])
         for index in jumps[odd[jumps]].tolist():
-            jump = chunk[index]
+            jump = instructions[index]
             distances[index] = _signed(jump.near_branch_target - jump.next_ip)
-        numbers = self._effects_of(chunk, batch, found, levels, odd, starts, ends)
+        chunk = _Chunk(instructions, batch, starts, ends, found, odd)
+        numbers = self._effects_of(chunk, levels)
         changes = np.flatnonzero(numbers != NO_EFFECT.number)
         kinds[changes] = EFFECT
         batch.add_effects(changes, numbers[changes])
         for index in np.flatnonzero(kinds == OTHER_FLOW).tolist():
-            batch.flows[batch.count + index] = chunk[index]
+            batch.flows[batch.count + index] = instructions[index]
         batch.add(kinds, lengths, distances, int(ends[-1]))
 
-    def _levels_of(self, chunk: list[Instruction], chosen: _Array) -> _Array:
+    def _levels_of(self, instructions: list[Instruction], chosen: _Array) -> _Array:
         """Return what some instructions need, by their codes."""
-        codes = _gather(_CODE_OF, chunk, chosen, np.uint16)
+        codes = _gather(_CODE_OF, instructions, chosen, np.uint16)
         levels = self._relevance[codes]
         unseen = np.flatnonzero(levels == UNSEEN)
         if len(unseen):
             for code, first in zip(*np.unique(codes[unseen], return_index=True), strict=True):
                 if code != Code.INVALID:
-                    self._classifier.look_at_code(chunk[int(chosen[unseen[first]])])
+                    self._classifier.look_at_code(instructions[int(chosen[unseen[first]])])
             levels = self._relevance[codes]
         levels[codes == Code.INVALID] = _NO_INSTRUCTION
         return levels
@@ -265,23 +290,15 @@ class StreamReader:
                 more = np.full_like(self._by_register, -1)
                 self._by_register = np.concatenate((self._by_register, more))
 
-    def _effects_of(
-        self,
-        chunk: list[Instruction],
-        batch: Batch,
-        found: Encodings,
-        levels: _Array,
-        odd: _Array,
-        starts: _Array,
-        ends: _Array,
-    ) -> _Array:
+    def _effects_of(self, chunk: _Chunk, levels: _Array) -> _Array:
         """Return the number of each instruction's effect.
 
         Of those that only write operand 0, most have none.
         """
-        numbers = np.full(len(chunk), NO_EFFECT.number, np.int32)
-        looked_at = (levels == FULL_LOOK) | self._odd_writes(chunk, levels, odd)
-        candidates = np.flatnonzero((looked_at | (levels == WRITES_OPERAND_0)) & ~odd)
+        found = chunk.fields
+        numbers = np.full(len(levels), NO_EFFECT.number, np.int32)
+        looked_at = (levels == FULL_LOOK) | self._odd_writes(chunk, levels)
+        candidates = np.flatnonzero((looked_at | (levels == WRITES_OPERAND_0)) & ~chunk.odd)
         signatures = found.signatures[candidates]
         forms = self._forms.take(signatures)
         registers = registers_of(found, candidates, forms)
@@ -304,79 +321,61 @@ class StreamReader:
         if len(new):
             _, first = np.unique(rows[new] << 4 | registers[new], return_index=True)
             for one in new[first].tolist():
-                index = int(places[one])
-                effect = self._effect_of(chunk[index], batch, starts, ends, index)
-                self._by_register[rows[one], registers[one]] = effect
+                number = self._effect_of(chunk, int(places[one]))
+                self._by_register[rows[one], registers[one]] = number
             known = self._by_register[rows, registers]
         numbers[places] = known
         looked_at[candidates.compress(chosen)] = True
         looked_at[places] = False
-        self._look_up(chunk, batch, found, numbers, np.flatnonzero(looked_at), starts, ends)
+        rest = np.flatnonzero(looked_at)
+        numbers[rest] = self._look_up(chunk, rest)
         return numbers
 
-    def _odd_writes(self, chunk: list[Instruction], levels: _Array, odd: _Array) -> _Array:
+    def _odd_writes(self, chunk: _Chunk, levels: _Array) -> _Array:
         """Return which of the odd instructions that only write operand 0 need a look."""
-        looked_at = np.zeros(len(chunk), bool)
-        writes = np.flatnonzero((levels == WRITES_OPERAND_0) & odd)
+        looked_at = np.zeros(len(levels), bool)
+        writes = np.flatnonzero((levels == WRITES_OPERAND_0) & chunk.odd)
         if len(writes):
-            written = _gather(_OPERAND_0_OF, chunk, writes, np.uint16)
+            written = _gather(_OPERAND_0_OF, chunk.instructions, writes, np.uint16)
             looked_at[writes] = self._register[written] != 0
             stores = writes[written == 0]
             if len(stores):
-                bases = _gather(_BASE_OF, chunk, stores, np.uint16)
+                bases = _gather(_BASE_OF, chunk.instructions, stores, np.uint16)
                 looked_at[stores] = self._base[bases] != 0
         return looked_at
 
-    def _look_up(
-        self,
-        chunk: list[Instruction],
-        batch: Batch,
-        fields: Encodings,
-        numbers: _Array,
-        indices: _Array,
-        starts: _Array,
-        ends: _Array,
-    ) -> None:
-        """Find the numbers of effects by the instructions' encodings."""
-        starts, ends = starts[indices], ends[indices]
-        long = ends - starts > LONGEST_KEY_BYTES
-        short = np.flatnonzero(~long)
+    def _look_up(self, chunk: _Chunk, indices: _Array) -> _Array:
+        """Return the numbers of the effects of some instructions, by their encodings."""
+        fields, data = chunk.fields, chunk.batch.data
+        starts, ends = chunk.starts[indices], chunk.ends[indices]
+        is_short = ends - starts <= LONGEST_KEY_BYTES
+        short = np.flatnonzero(is_short)
         keys = np.zeros(len(indices), np.uint64)
-        keys[short] = keys_of(batch.data, starts[short], ends[short])
+        keys[short] = keys_of(data, starts[short], ends[short])
         # Which of the registers is stored that nobody tracks makes no difference.
-        stores = short[
-            self._stores.take(fields.signatures[indices[short]]) & fields.regular[indices[short]]
-        ]
+        some = indices[short]
+        stores = short[self._stores.take(fields.signatures[some]) & fields.regular[some]]
         sources = registers_of(fields, indices[stores], np.full(len(stores), IN_REG, np.uint8))
         stores = stores[~self._hardware_register[sources]]
         keys[stores] = without_reg(keys[stores], fields, indices[stores])
         found = np.full(len(indices), UNKNOWN_ANSWER, np.int32)
         found[short] = self._by_key.answers(keys[short])
-        rest = np.flatnonzero(found == UNKNOWN_ANSWER)
-        known, effect_of = self._classifier.by_encoding, self._classifier.effect_of
-        met: dict[int, int] = {}
-        for one, begin, end, key in zip(
-            rest.tolist(), starts[rest].tolist(), ends[rest].tolist(), keys[rest].tolist(),
-            strict=True,
-        ):  # fmt: skip
-            number = met.get(key) if end - begin <= LONGEST_KEY_BYTES else None
-            if number is None:
-                encoding = batch.blob[begin:end]
-                effect = known.get(encoding) or effect_of(chunk[int(indices[one])], encoding)
-                number = effect.number
-                if len(encoding) <= LONGEST_KEY_BYTES:
-                    met[key] = number
-            found[one] = number
-        new = rest[~long[rest]]
+        for one in np.flatnonzero((found == UNKNOWN_ANSWER) & ~is_short).tolist():
+            found[one] = self._effect_of(chunk, int(indices[one]))
+        new = np.flatnonzero(found == UNKNOWN_ANSWER)
         if len(new):
+            _, first, which = np.unique(keys[new], return_index=True, return_inverse=True)
+            numbers = [self._effect_of(chunk, index) for index in indices[new[first]].tolist()]
+            found[new] = np.array(numbers, np.int32)[which]
             self._by_key.remember(keys[new], found[new])
-        numbers[indices] = found
+        return found
 
-    def _effect_of(
-        self, instruction: Instruction, batch: Batch, starts: _Array, ends: _Array, index: int
-    ) -> int:
-        encoding = batch.blob[int(starts[index]) : int(ends[index])]
-        return self._classifier.effect_of(instruction, encoding).number
+    def _effect_of(self, chunk: _Chunk, index: int) -> int:
+        """Return the number of one instruction's effect."""
+        encoding = chunk.encoding(index)
+        known = self._classifier.by_encoding.get(encoding)
+        found = known or self._classifier.effect_of(chunk.instructions[index], encoding)
+        return found.number
 
 
 def _signed(distance: int) -> int:

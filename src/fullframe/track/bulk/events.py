@@ -290,6 +290,6 @@ def find_edges(work: Work, events: Events) -> Edges:
     sources = np.concatenate((sources, event_of[jumps], event_of[calls]))
     targets = np.concatenate((targets, event_of[entries], event_of[pads]))
     unwinds = np.arange(len(sources)) >= len(sources) - len(calls)
-    # A source that is none is the last of all, by its number -1: that is looked at first.
+    # -1 stands for what is no event; as an index it does no harm, since it is left out.
     kept = np.flatnonzero((sources >= 0) & (targets >= 0) & ~events.dead[sources])
     return Edges(sources[kept], targets[kept], unwinds[kept])
