@@ -4,14 +4,17 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from fullframe.cli.main import main
+from fullframe.compare.comparison import _work_directory
 from fullframe.errors import ToolMissingError
 from fullframe.toolchain import find
 from fullframe.toolchain.find import find_toolchain
@@ -135,6 +138,23 @@ def test_an_interrupt_leaves_nothing_behind(folder):
     while _is_alive(process.pid) and time.monotonic() < limit + 60:
         time.sleep(0.02)
     assert not _is_alive(process.pid)
+
+
+def test_what_is_written_to_meanwhile_is_removed_all_the_same(tmp_path, monkeypatch):
+    remove, written = shutil.rmtree, iter(["one", "two"])
+
+    def written_to(name, **options):
+        """Remove it, but for what somebody has just written there."""
+        remove(name, **options)
+        for late in written:
+            Path(name, late).mkdir(parents=True)
+            break
+
+    monkeypatch.setattr(shutil, "rmtree", written_to)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with _work_directory() as name:
+        assert Path(name).is_dir()
+    assert not Path(name).exists()
 
 
 def _is_alive(group):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from fullframe.compare.examine import Examined, Job, examine, six_registers_variant
 from fullframe.compare.results import (
@@ -152,9 +156,15 @@ class _Steps:
             self._progress(self._doing, self._done, self._total)
 
 
-def _work_directory() -> tempfile.TemporaryDirectory[str]:
+#: How often a directory is removed that something is still written to, and how long apart.
+_MOST_REMOVALS: Final = 40
+_REMOVAL_SECONDS: Final = 0.05
+
+
+@contextmanager
+def _work_directory() -> Iterator[str]:
     try:
-        return tempfile.TemporaryDirectory(prefix="fullframe-", ignore_cleanup_errors=True)
+        name = tempfile.mkdtemp(prefix="fullframe-")
     except OSError as error:
         raise InputError(
             Place(os.environ.get("TMPDIR", "/tmp")),
@@ -162,6 +172,15 @@ def _work_directory() -> tempfile.TemporaryDirectory[str]:
             "a directory that can be written to",
             "set TMPDIR to one",
         ) from error
+    try:
+        yield name
+    finally:
+        # After an interrupt, what a worker has run may write on for a moment.
+        for _ in range(_MOST_REMOVALS):
+            shutil.rmtree(name, ignore_errors=True)
+            if not Path(name).exists():
+                break
+            time.sleep(_REMOVAL_SECONDS)
 
 
 def _examine_all(jobs: Sequence[Job], processes: int | None, steps: _Steps) -> dict[str, Examined]:
